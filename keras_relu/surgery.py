@@ -1,0 +1,247 @@
+"""Everything that edits a functional graph: find ReLU sites, replace them, exchange layers.
+
+A *site* is one place where a ReLU is applied: a `ReLU` or `Activation("relu")` layer, a `tf.nn.relu` call on Keras tensors, or
+`activation="relu"` inside a Conv or Dense layer (split out into a layer of its own, named `<layer>_relu`). A layer called at
+several places makes one site per place. Models nested in models are edited inside.
+
+Every function returns a new model with copied weights; the model that was given is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from keras_relu.errors import UserError
+
+__all__ = ["Site", "copy_model", "find_sites", "iter_layers", "replace_layers", "replace_sites", "require_functional"]
+
+_RELU_OPS = {"nn.relu": None, "nn.relu6": 6.0}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where a ReLU is applied.
+
+    Attributes:
+        name: name of the layer that holds or will hold it; unique in its model.
+        shape: per-image shape, (H, W, C) or (F,).
+        max_value: None for a ReLU, 6.0 for ReLU6.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    max_value: float | None = None
+
+
+class _Reusable(dict):
+    """A tensor table whose entries survive `Node.map_arguments`, which pops."""
+
+    class _Entry:
+        def __init__(self, tensor: Any) -> None:
+            self.tensor = tensor
+
+        def pop(self) -> Any:
+            return self.tensor
+
+    def put(self, old: Any, new: Any) -> None:
+        self[str(id(old))] = self._Entry(new)
+
+    def get_tensor(self, old: Any) -> Any:
+        return self[str(id(old))].tensor
+
+
+def require_functional(model: Any) -> keras.Model:
+    """`model` when its graph can be edited.
+
+    Raises:
+        UserError: a Keras 3 model, a subclassed model, an unbuilt Sequential, or something that is no model.
+    """
+    if isinstance(model, keras.Model):
+        if getattr(model, "_is_graph_network", False):
+            return model
+        kind = "Sequential model that is not built (give it an input shape)" if isinstance(model, keras.Sequential) else (
+            f"subclassed model ({type(model).__name__})"
+        )
+        raise UserError(f"Model {model.name!r} is a {kind}; a functional or built Sequential tf_keras model is needed.")
+    if type(model).__module__.split(".")[0] == "keras" or any(c.__module__.startswith("keras.src") for c in type(model).__mro__):
+        raise UserError(
+            "This is a Keras 3 model; keras_relu works on tf_keras (Keras 2). Build it with `import tf_keras as keras`, or set "
+            "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
+        )
+    raise UserError(f"Expected a tf_keras model, received {type(model).__name__}.")
+
+
+def iter_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """All layers in topological order, those of nested models included."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from iter_layers(layer)
+        else:
+            yield layer
+
+
+def find_sites(model: keras.Model) -> list[Site]:
+    """The ReLU sites of `model` in the order in which the graph computes them."""
+    return [site for _, site, _ in _walk_sites(require_functional(model))]
+
+
+def replace_sites(model: keras.Model, make: Callable[[Site], keras.layers.Layer | None]) -> keras.Model:
+    """A copy of `model` in which `make(site)` stands at each site.
+
+    Args:
+        model: functional tf_keras model.
+        make: returns the new layer (named `site.name`, so that sites keep stable names), or None to leave the site's ReLU.
+
+    Returns:
+        A functional model with the same inputs, outputs and weights.
+
+    Raises:
+        UserError: a model that cannot be edited, see `require_functional`; a nested model that is called more than once.
+    """
+    return _Rebuild(require_functional(model), site=make).run()
+
+
+def replace_layers(model: keras.Model, make: Callable[[keras.layers.Layer], keras.layers.Layer | None]) -> keras.Model:
+    """A copy of `model` in which layer `l` is exchanged for `make(l)`; None keeps it. Sites are not split out."""
+    return _Rebuild(require_functional(model), layer=make).run()
+
+
+def copy_model(model: keras.Model) -> keras.Model:
+    """A copy of `model` with weights of its own, made under the current distribution strategy."""
+    return replace_layers(model, lambda layer: None)
+
+
+class _Rebuild:
+    """One walk over a functional graph that builds its edited copy."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        site: Callable[[Site], keras.layers.Layer | None] | None = None,
+        layer: Callable[[keras.layers.Layer], keras.layers.Layer | None] | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.model, self.make_site, self.make_layer = model, site, layer
+        self.tensors = _Reusable()
+        self.copies: dict[int, keras.layers.Layer] = {}
+        self.prefix = prefix
+        own = _own_sites(model, prefix) if site else ()
+        self.sites = {id(node): (found, own_layer) for node, found, own_layer in own}
+
+    def run(self) -> keras.Model:
+        inputs = [self._input(tensor) for tensor in self.model.inputs]
+        for node in _nodes_in_order(self.model):
+            if not node.is_input:
+                self._node(node)
+        outputs = [self.tensors.get_tensor(tensor) for tensor in self.model.outputs]
+        rebuilt = keras.Model(_packed(self.model.input, inputs), _packed(self.model.output, outputs), name=self.model.name)
+        for old, new in ((old, self.copies.get(id(old))) for old in self.model.layers):
+            if new is not None and old.weights and type(new) is type(old):
+                new.set_weights(old.get_weights())
+        return rebuilt
+
+    def _input(self, tensor: Any) -> Any:
+        shape, name = tensor.shape[1:], tensor.node.layer.name
+        new = keras.Input(shape=shape, batch_size=tensor.shape[0], dtype=tensor.dtype, name=name)
+        self.tensors.put(tensor, new)
+        return new
+
+    def _node(self, node: Any) -> None:
+        args, kwargs = node.map_arguments(self.tensors)
+        outputs = self._apply(node, args, kwargs)
+        for old, new in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True):
+            self.tensors.put(old, new)
+
+    def _apply(self, node: Any, args: Any, kwargs: Any) -> Any:
+        layer = node.layer
+        if id(node) not in self.sites:
+            return self._copy(layer)(*args, **kwargs)
+        site, own_layer = self.sites[id(node)]
+        x = tf.nest.flatten(args)[0] if own_layer else self._copy(layer, activation="linear")(*args, **kwargs)
+        made = self.make_site(site)
+        return (made or keras.layers.ReLU(site.max_value, name=site.name, dtype=layer.dtype_policy))(x)
+
+    def _copy(self, layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+        if id(layer) not in self.copies:
+            self.copies[id(layer)] = self._new(layer, changes)
+        return self.copies[id(layer)]
+
+    def _new(self, layer: keras.layers.Layer, changes: dict[str, Any]) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model):
+            if len(layer.inbound_nodes) > 2:
+                raise UserError(f"The nested model {layer.name!r} is called more than once; flatten the model first.")
+            prefix = f"{self.prefix}{layer.name}_"
+            return _Rebuild(require_functional(layer), site=self.make_site, layer=self.make_layer, prefix=prefix).run()
+        made = self.make_layer(layer) if self.make_layer else None
+        if made is not None:
+            return made
+        new = type(layer).from_config({**layer.get_config(), **changes})
+        new.trainable = layer.trainable
+        return new
+
+
+def _own_sites(model: keras.Model, prefix: str) -> Iterator[tuple[Any, Site, bool]]:
+    """(node, site, the layer is nothing but the ReLU) for the nodes of `model` itself, nested models left out."""
+    calls: dict[int, int] = {}
+    names = {layer.name for layer in model.layers}
+    for node in _nodes_in_order(model):
+        found = None if node.is_input else _relu_of(node.layer)
+        if found is None:
+            continue
+        own_layer, max_value = found
+        call = calls[id(node.layer)] = calls.get(id(node.layer), 0) + 1
+        yield node, Site(_site_name(node.layer, own_layer, call, prefix, names), _image_shape(node), max_value), own_layer
+
+
+def _walk_sites(model: keras.Model, prefix: str = "") -> Iterator[tuple[Any, Site, bool]]:
+    own = {id(node): (node, site, own_layer) for node, site, own_layer in _own_sites(model, prefix)}
+    for node in _nodes_in_order(model):
+        if id(node) in own:
+            yield own[id(node)]
+        elif isinstance(node.layer, keras.Model):
+            yield from _walk_sites(require_functional(node.layer), f"{prefix}{node.layer.name}_")
+
+
+def _site_name(layer: keras.layers.Layer, own_layer: bool, call: int, prefix: str, names: set[str]) -> str:
+    base = layer.name.replace("/", "_").replace(".", "_")
+    name = base if own_layer else f"{base}_relu"
+    name = name if call == 1 else f"{name}_call{call}"
+    # A layer of that name that is not this one would make two layers of one name.
+    name = f"{name}_site" if name in names and name != layer.name else name
+    return name if name.startswith(prefix) else prefix + name
+
+
+def _image_shape(node: Any) -> tuple[int, ...]:
+    return tuple(node.outputs.shape[1:])
+
+
+def _nodes_in_order(model: keras.Model) -> Iterator[Any]:
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from model._nodes_by_depth[depth]
+
+
+def _packed(structure: Any, tensors: list[Any]) -> Any:
+    return tf.nest.pack_sequence_as(structure, tensors) if tf.nest.is_nested(structure) else tensors[0]
+
+
+def _relu_of(layer: keras.layers.Layer) -> tuple[bool, float | None] | None:
+    """(the layer is nothing but a ReLU, max_value), or None when no ReLU is in it."""
+    if isinstance(layer, keras.layers.ReLU):
+        plain = float(np.asarray(layer.negative_slope)) == 0.0 and float(np.asarray(layer.threshold)) == 0.0
+        return (True, None if layer.max_value is None else float(layer.max_value)) if plain else None
+    symbol = getattr(layer, "symbol", None)
+    if symbol in _RELU_OPS:
+        return True, _RELU_OPS[symbol]
+    activation = getattr(layer, "activation", None)
+    if activation in (keras.activations.relu, tf.nn.relu):
+        return isinstance(layer, keras.layers.Activation), None
+    if activation is tf.nn.relu6:
+        return isinstance(layer, keras.layers.Activation), 6.0
+    return None
