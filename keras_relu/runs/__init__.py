@@ -1,0 +1,11 @@
+"""Runs: a directory per training run, and everything about loading the models that users name by a path.
+
+`Run` writes and reads the directory; `find_model` and `load_model` accept what a user may pass as a model.
+"""
+
+from __future__ import annotations
+
+from keras_relu.runs.directory import Run
+from keras_relu.runs.loading import find_model, load_model
+
+__all__ = ["Run", "find_model", "load_model"]
