@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 import pydantic
 import yaml
 from typing_extensions import Self

@@ -65,11 +65,15 @@ def require_functional(model: Any) -> keras.Model:
     if isinstance(model, keras.Model):
         if getattr(model, "_is_graph_network", False):
             return model
-        kind = "Sequential model that is not built (give it an input shape)" if isinstance(model, keras.Sequential) else (
-            f"subclassed model ({type(model).__name__})"
+        kind = (
+            "Sequential model that is not built (give it an input shape)"
+            if isinstance(model, keras.Sequential)
+            else (f"subclassed model ({type(model).__name__})")
         )
         raise UserError(f"Model {model.name!r} is a {kind}; a functional or built Sequential tf_keras model is needed.")
-    if type(model).__module__.split(".")[0] == "keras" or any(c.__module__.startswith("keras.src") for c in type(model).__mro__):
+    if type(model).__module__.split(".")[0] == "keras" or any(
+        c.__module__.startswith("keras.src") for c in type(model).__mro__
+    ):
         raise UserError(
             "This is a Keras 3 model; keras_relu works on tf_keras (Keras 2). Build it with `import tf_keras as keras`, or set "
             "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
@@ -132,8 +136,7 @@ class _Rebuild:
         self.tensors = _Reusable()
         self.copies: dict[int, keras.layers.Layer] = {}
         self.prefix = prefix
-        own = _own_sites(model, prefix) if site else ()
-        self.sites = {id(node): (found, own_layer) for node, found, own_layer in own}
+        self.sites = {id(node): (found, own) for node, found, own in _own_sites(model, prefix)} if site else {}
 
     def run(self) -> keras.Model:
         inputs = [self._input(tensor) for tensor in self.model.inputs]
@@ -141,7 +144,9 @@ class _Rebuild:
             if not node.is_input:
                 self._node(node)
         outputs = [self.tensors.get_tensor(tensor) for tensor in self.model.outputs]
-        rebuilt = keras.Model(_packed(self.model.input, inputs), _packed(self.model.output, outputs), name=self.model.name)
+        rebuilt = keras.Model(
+            _packed(self.model.input, inputs), _packed(self.model.output, outputs), name=self.model.name
+        )
         for old, new in ((old, self.copies.get(id(old))) for old in self.model.layers):
             if new is not None and old.weights and type(new) is type(old):
                 new.set_weights(old.get_weights())
@@ -161,7 +166,7 @@ class _Rebuild:
 
     def _apply(self, node: Any, args: Any, kwargs: Any) -> Any:
         layer = node.layer
-        if id(node) not in self.sites:
+        if self.make_site is None or id(node) not in self.sites:
             return self._copy(layer)(*args, **kwargs)
         site, own_layer = self.sites[id(node)]
         x = tf.nest.flatten(args)[0] if own_layer else self._copy(layer, activation="linear")(*args, **kwargs)
@@ -197,7 +202,11 @@ def _own_sites(model: keras.Model, prefix: str) -> Iterator[tuple[Any, Site, boo
             continue
         own_layer, max_value = found
         call = calls[id(node.layer)] = calls.get(id(node.layer), 0) + 1
-        yield node, Site(_site_name(node.layer, own_layer, call, prefix, names), _image_shape(node), max_value), own_layer
+        yield (
+            node,
+            Site(_site_name(node.layer, own_layer, call, prefix, names), _image_shape(node), max_value),
+            own_layer,
+        )
 
 
 def _walk_sites(model: keras.Model, prefix: str = "") -> Iterator[tuple[Any, Site, bool]]:

@@ -132,17 +132,17 @@ _DEFAULTS = {
 }
 
 
-def get_normalization(name: str | Normalization | None, dataset: str) -> Normalization:
+def get_normalization(name: str | Normalization | None, dataset: str | None = None) -> Normalization:
     """The preset `name`, or the default of `dataset` when `name` is None; an instance passes through.
 
     Raises:
-        UserError: no preset or no dataset has that name.
+        UserError: no preset or no dataset has that name, or neither is given.
     """
     if isinstance(name, Normalization):
         return name
     if name is None:
         if dataset not in _DEFAULTS:
-            raise unknown_key("dataset", dataset, _DEFAULTS)
+            raise unknown_key("dataset", str(dataset), _DEFAULTS)
         name = _DEFAULTS[dataset]
     if name not in NORMALIZATIONS:
         raise unknown_key("normalization", name, NORMALIZATIONS)

@@ -1,0 +1,189 @@
+"""What several commands share: reading inputs, named options, printing for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_relu.cli.quiet import start_tensorflow
+from keras_relu.errors import UserError
+from keras_relu.files import read_json
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    from keras_relu.data import Dataset
+
+__all__ = [
+    "BatchSize",
+    "DataDir",
+    "DatasetName",
+    "Json",
+    "Limit",
+    "Model",
+    "NormalizationName",
+    "Output",
+    "Overrides",
+    "Resume",
+    "Seed",
+    "StrategyName",
+    "Trusted",
+    "ValidationFraction",
+    "emit",
+    "load_dataset",
+    "load_keras",
+    "merged",
+    "model_facts",
+    "overrides",
+    "strategy_for",
+    "table",
+]
+
+Model = Annotated[str, typer.Argument(help="A run directory, a .keras file, a SavedModel directory or a .tflite file.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="digits, cifar10, cifar100, mnist, tiny_imagenet, ...")]
+DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder that holds the data set's files.")]
+NormalizationName = Annotated[
+    str | None, typer.Option("--normalization", help="Preset; default: the model's, else the data set's.")
+]
+ValidationFraction = Annotated[float, typer.Option(help="Part of the training images kept aside for choices.")]
+Limit = Annotated[int | None, typer.Option(help="Use at most so many training images.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="Where the result goes; it must not exist.")]
+Seed = Annotated[int, typer.Option(help="Seed of the data split, data order, augmentation and initial weights.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Global batch, over all replicas.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in --output, or start it.")]
+StrategyName = Annotated[str, typer.Option("--strategy", help="auto, one, mirrored or multiworker.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Trusted = Annotated[bool, typer.Option("--trusted", help="Allow code stored in the model (.h5, Lambda) to run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting as key=value, nested keys with dots; repeatable.")
+]
+
+
+def emit(value: Mapping[str, Any], *, as_json: bool, lines: Iterable[Any] = ()) -> None:
+    """Print `value` as one JSON object, or `lines` (text and rich tables) for a person."""
+    if as_json:
+        json.dump(value, sys.stdout, indent=2, allow_nan=False)
+        sys.stdout.write("\n")
+        return
+    from rich.console import Console
+
+    # Not on a terminal nothing may be cut off: scripts and logs read it.
+    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    for line in lines:
+        console.print(line)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Any:
+    """A rich table; numbers are right-aligned with thousands separators."""
+    from rich import box
+    from rich.table import Table
+
+    rows = [list(row) for row in rows]
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
+        made.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    return made
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """`["search.epochs=6"]` as `{"search": {"epochs": 6}}`; values are read as YAML scalars.
+
+    Raises:
+        UserError: an entry without `=` or without a key.
+    """
+    import yaml
+
+    result: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, text = pair.partition("=")
+        if not separator or not key.strip():
+            raise UserError(f"--set needs key=value, received {pair!r}.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        result = merged(result, value)
+    return result
+
+
+def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `extra` on top, nested mappings key by key."""
+    result = dict(base)
+    for key, value in extra.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if nested else value
+    return result
+
+
+def model_facts(path: str) -> dict[str, Any]:
+    """What the run or export behind a model path recorded about it (arch, normalization, ...); {} when nothing."""
+    for name in ("result.json", "assets.extra/keras_relu.json"):
+        file = Path(path) / name
+        if file.is_file():
+            record = read_json(file, "record of the model")
+            return record if isinstance(record, dict) else {}
+    return {}
+
+
+def load_keras(path: str, *, trusted: bool = False) -> keras.Model:
+    """The Keras model behind a path given by the user."""
+    start_tensorflow()
+    from keras_relu.runs import load_model
+
+    return load_model(path, trusted=trusted)
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | None,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    normalization: str | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Dataset:
+    """The data set, normalised as asked, or else as the model was trained."""
+    if data_dir is not None and not Path(data_dir).exists():
+        raise UserError(f"The data folder {data_dir!r} does not exist.")
+    start_tensorflow()
+    from keras_relu import data
+
+    recorded = (facts or {}).get("normalization")
+    if isinstance(recorded, Mapping):
+        recorded = data.Normalization(recorded["name"], tuple(recorded["mean"]), tuple(recorded["std"]))
+    return data.load(
+        name,
+        data_dir=data_dir,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        normalization=normalization or recorded,
+        limit=limit,
+    )
+
+
+def strategy_for(name: str) -> tf.distribute.Strategy | None:
+    """The distribution strategy called `name`."""
+    start_tensorflow()
+    from keras_relu.training.strategy import get_strategy
+
+    return get_strategy(name)

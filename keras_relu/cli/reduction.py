@@ -1,0 +1,231 @@
+"""reduce and sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_relu.cli.common import (
+    DataDir,
+    DatasetName,
+    Json,
+    Limit,
+    Model,
+    NormalizationName,
+    Output,
+    Overrides,
+    Resume,
+    Seed,
+    StrategyName,
+    Trusted,
+    ValidationFraction,
+    emit,
+    load_dataset,
+    load_keras,
+    merged,
+    model_facts,
+    overrides,
+    strategy_for,
+    table,
+)
+from keras_relu.cli.quiet import start_tensorflow
+from keras_relu.config import load_yaml
+from keras_relu.errors import UserError
+from keras_relu.files import existing_file
+
+__all__ = ["register"]
+
+Preset = Annotated[str, typer.Option(help="Settings to start from: default, or an original's; see the README.")]
+ConfigFile = Annotated[str | None, typer.Option("--config", help="YAML file with settings; options given here win.")]
+SearchEpochs = Annotated[int | None, typer.Option(help="Passes that decide which ReLUs stay.")]
+FinetuneEpochs = Annotated[int | None, typer.Option(help="Passes with fixed masks.")]
+Granularity = Annotated[str | None, typer.Option(help="One gate per element, channel or layer.")]
+ReduceBatch = Annotated[int | None, typer.Option("--batch-size", help="Global batch, over all replicas.")]
+NoDistillation = Annotated[bool, typer.Option("--no-distillation", help="Learn from labels alone.")]
+Every = Annotated[int, typer.Option(help="Steps between checkpoints; 0 = on a signal and at the end.")]
+
+
+def reduce(
+    model: Model,
+    budget: Annotated[str, typer.Option(help="ReLUs kept per image: 18841, 94k, or a fraction such as 0.1.")],
+    dataset: DatasetName,
+    output: Output,
+    replacement: Annotated[str | None, typer.Option(help="identity, line, quadratic, moment_quadratic, ...")] = None,
+    data_dir: DataDir = None,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    search_epochs: SearchEpochs = None,
+    finetune_epochs: FinetuneEpochs = None,
+    granularity: Granularity = None,
+    batch_size: ReduceBatch = None,
+    no_distillation: NoDistillation = False,
+    set_: Overrides = None,
+    normalization: NormalizationName = None,
+    validation_fraction: ValidationFraction = 0.1,
+    limit: Limit = None,
+    seed: Seed = 0,
+    strategy: StrategyName = "auto",
+    checkpoint_every: Every = 200,
+    trusted: Trusted = False,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Cut a network's ReLUs to a budget: search, fine-tune, freeze, strip; writes a run directory."""
+    existing_file(model, "model")
+    given = {
+        "budget": budget,
+        "replacement": replacement,
+        "granularity": granularity,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    settings = _settings(preset, config, given, search_epochs, finetune_epochs, no_distillation, set_)
+    placed = strategy_for(strategy)
+    from keras_relu import replacement as system
+    from keras_relu.runs import Run
+    from keras_relu.training.strategy import is_chief
+
+    checked = system.ReduceConfig.parse(settings)
+    facts = model_facts(model)
+    images = load_dataset(
+        dataset,
+        data_dir,
+        facts=facts,
+        normalization=normalization,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        limit=limit,
+    )
+    network = load_keras(model, trusted=trusted)
+    record = {**checked.to_dict(), **_data_record(images, validation_fraction, limit)}
+    run = Run.create(output, config=record, stage="reduce", parent=model, resume=resume, chief=is_chief(placed))
+    reduction = system.reduce(
+        network,
+        images,
+        checked,
+        run=run,
+        resume=resume,
+        strategy=placed,
+        checkpoint_every=checkpoint_every,
+        progress=not json,
+        facts={"arch": facts.get("arch", network.name)},
+    )
+    keys = ("replacement", "budget", "relu_count", "relu_count_before", "accuracy", "baseline_accuracy", "val_accuracy")
+    short = {"output": output, **{key: reduction.result[key] for key in keys}}
+    emit(short, as_json=json, lines=[table(("result", ""), short.items())])
+
+
+def _settings(
+    preset: str,
+    config: str | None,
+    given: Mapping[str, Any],
+    search_epochs: int | None,
+    finetune_epochs: int | None,
+    no_distillation: bool,
+    set_: list[str] | None,
+) -> dict[str, Any]:
+    start_tensorflow()
+    from keras_relu.replacement.config import preset as named
+
+    settings = merged(named(preset), load_yaml(config) if config else {})
+    settings = merged(settings, {key: value for key, value in given.items() if value is not None})
+    for phase, epochs in (("search", search_epochs), ("finetune", finetune_epochs)):
+        settings = merged(settings, {} if epochs is None else {phase: {"epochs": epochs}})
+    return merged(settings, {**({"distillation": None} if no_distillation else {}), **overrides(set_)})
+
+
+def _data_record(images: Any, validation_fraction: float, limit: int | None) -> dict[str, Any]:
+    return {
+        "dataset": images.name,
+        "normalization": images.normalization.name,
+        "validation_fraction": validation_fraction,
+        "limit": limit,
+    }
+
+
+def sweep(
+    model: Model,
+    dataset: DatasetName,
+    output: Output,
+    budgets: Annotated[str, typer.Option(help="Comma-separated budgets: ReLUs or fractions.")] = "0.5,0.25,0.1,0.05",
+    replacements: Annotated[str, typer.Option(help="Comma-separated replacements.")] = "identity,line,quadratic",
+    data_dir: DataDir = None,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    search_epochs: SearchEpochs = None,
+    finetune_epochs: FinetuneEpochs = None,
+    batch_size: ReduceBatch = None,
+    no_distillation: NoDistillation = False,
+    set_: Overrides = None,
+    normalization: NormalizationName = None,
+    validation_fraction: ValidationFraction = 0.1,
+    limit: Limit = None,
+    seed: Seed = 0,
+    strategy: StrategyName = "auto",
+    checkpoint_every: Every = 200,
+    cell: Annotated[int | None, typer.Option(help="Run only this cell, from 0: one task of a Slurm array.")] = None,
+    trusted: Trusted = False,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Reduce to several budgets with several replacements: the curve of accuracy against ReLUs, and its report."""
+    existing_file(model, "model")
+    given = {"batch_size": batch_size, "seed": seed}
+    settings = _settings(preset, config, given, search_epochs, finetune_epochs, no_distillation, set_)
+    placed = strategy_for(strategy)
+    from keras_relu.replacement import sweep as system
+    from keras_relu.report import build_report
+
+    facts = model_facts(model)
+    images = load_dataset(
+        dataset,
+        data_dir,
+        facts=facts,
+        normalization=normalization,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        limit=limit,
+    )
+    network = load_keras(model, trusted=trusted)
+    configs = system.cells(network, _listed(budgets), _listed(replacements), settings)
+    frame = system.sweep(
+        network,
+        images,
+        output,
+        configs if cell is None else _only(configs, cell),
+        resume=resume or cell is not None,
+        parent=model,
+        strategy=placed,
+        checkpoint_every=checkpoint_every,
+        progress=not json,
+        facts={"arch": facts.get("arch", network.name)},
+    )
+    if cell is not None:
+        frame = system.collect(output, configs)
+    report = build_report([output], Path(output) / "report.html", figures_dir=Path(output) / "figures")
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    emit(
+        {"output": output, "report": str(report), "cells": records},
+        as_json=json,
+        lines=[table(list(frame.columns), [list(row.values()) for row in records]), f"report: {report}"],
+    )
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _only(configs: Mapping[str, Any], cell: int) -> dict[str, Any]:
+    if not 0 <= cell < len(configs):
+        raise UserError(f"--cell is {cell}, the sweep has {len(configs)} cells, numbered from 0.")
+    name = list(configs)[cell]
+    return {name: configs[name]}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(reduce)
+    app.command()(sweep)

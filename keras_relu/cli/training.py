@@ -1,0 +1,196 @@
+"""train, evaluate, export."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from keras_relu.cli.common import (
+    BatchSize,
+    DataDir,
+    DatasetName,
+    Json,
+    Limit,
+    Model,
+    NormalizationName,
+    Output,
+    Overrides,
+    Resume,
+    Seed,
+    StrategyName,
+    Trusted,
+    ValidationFraction,
+    emit,
+    load_dataset,
+    load_keras,
+    merged,
+    model_facts,
+    overrides,
+    strategy_for,
+    table,
+)
+from keras_relu.cli.quiet import start_tensorflow
+from keras_relu.config import load_yaml
+from keras_relu.errors import UserError
+from keras_relu.files import existing_file
+
+__all__ = ["register"]
+
+
+def train(
+    arch: Annotated[str, typer.Option(help="Architecture, see `models list`.")],
+    dataset: DatasetName,
+    output: Output,
+    data_dir: DataDir = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Global batch, over all replicas.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Peak learning rate.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with settings; options given here win.")] = None,
+    set_: Overrides = None,
+    teacher: Annotated[str | None, typer.Option(help="Model to distil from.")] = None,
+    normalization: NormalizationName = None,
+    validation_fraction: ValidationFraction = 0.1,
+    limit: Limit = None,
+    seed: Seed = 0,
+    init_seed: Annotated[int | None, typer.Option(help="Seed of the initial weights alone; default: --seed.")] = None,
+    strategy: StrategyName = "auto",
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints; 0 = on a signal and at the end.")
+    ] = 200,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Train a network from scratch; writes a run directory."""
+    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": lr, "seed": seed}
+    settings = merged(load_yaml(config) if config else {}, {k: v for k, v in given.items() if v is not None})
+    settings = merged(settings, overrides(set_))
+    if teacher:
+        existing_file(teacher, "teacher")
+    placed = strategy_for(strategy)
+    from keras_relu import models
+    from keras_relu.runs import Run
+    from keras_relu.training import precision, supervised
+    from keras_relu.training.strategy import is_chief
+
+    checked = supervised.TrainConfig.parse(settings)
+    precision.set_precision(checked.precision)
+    images = load_dataset(
+        dataset, data_dir, normalization=normalization, validation_fraction=validation_fraction, seed=seed, limit=limit
+    )
+    weights_seed = seed if init_seed is None else init_seed
+    model = models.build(arch, classes=images.classes, input_shape=images.image_shape, seed=weights_seed)
+    record = {
+        **checked.to_dict(),
+        "arch": arch,
+        "dataset": dataset,
+        "normalization": images.normalization.name,
+        "validation_fraction": validation_fraction,
+        "limit": limit,
+        "init_seed": weights_seed,
+    }
+    run = Run.create(output, config=record, stage="train", resume=resume, chief=is_chief(placed))
+    result = supervised.train(
+        model,
+        images,
+        run,
+        checked,
+        resume=resume,
+        teacher=load_keras(teacher) if teacher else None,
+        strategy=placed,
+        checkpoint_every=checkpoint_every,
+        facts={"arch": arch},
+        progress=not json,
+    )
+    keys = ("arch", "dataset", "normalization", "accuracy", "correct", "total", "loss", "val_accuracy", "wall_time_s")
+    short = {"output": output, **{key: result[key] for key in keys}}
+    emit(short, as_json=json, lines=[table(("result", ""), short.items())])
+
+
+def evaluate(
+    model: Model,
+    dataset: DatasetName,
+    data_dir: DataDir = None,
+    normalization: NormalizationName = None,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    validation_fraction: ValidationFraction = 0.1,
+    seed: Seed = 0,
+    batch_size: BatchSize = 500,
+    trusted: Trusted = False,
+    json: Json = False,
+) -> None:
+    """Inference-only evaluation of a run, a .keras file, a SavedModel directory or a .tflite file."""
+    existing_file(model, "model")
+    if split not in ("test", "validation", "train"):
+        raise UserError(f"Unknown split {split!r}. Allowed: test, train, validation.")
+    images = load_dataset(
+        dataset,
+        data_dir,
+        facts=model_facts(model),
+        normalization=normalization,
+        validation_fraction=validation_fraction,
+        seed=seed,
+    )
+    from keras_relu.evaluate import evaluate as measure
+
+    measured = measure(
+        model,
+        getattr(images, split),
+        images.normalization,
+        batch_size=batch_size,
+        classes=images.classes,
+        trusted=trusted,
+    )
+    result: dict[str, Any] = {
+        "accuracy": measured["accuracy"],
+        "correct": measured["correct"],
+        "total": measured["total"],
+        "loss": measured["loss"],
+        "dataset": dataset,
+        "split": split,
+        "normalization": images.normalization.name,
+    }
+    line = "{correct:,} of {total:,} {dataset} {split} images right: {accuracy:.2%}, loss {loss:.4f} "
+    line += "(normalization {normalization})"
+    emit(result, as_json=json, lines=[line.format(**result)])
+
+
+def export(
+    model: Model,
+    output: Output,
+    format: Annotated[str, typer.Option("--format", help="savedmodel.")] = "savedmodel",
+    normalization: NormalizationName = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    trusted: Trusted = False,
+    json: Json = False,
+) -> None:
+    """Write a model for deployment, read it back, and check that it computes the same."""
+    existing_file(model, "model")
+    facts = model_facts(model)
+    start_tensorflow()
+    from keras_relu import counting, data
+    from keras_relu.export import export as write
+
+    network = load_keras(model, trusted=trusted)
+    preset = normalization or facts.get("normalization")
+    kept: dict[str, Any] = {key: facts[key] for key in ("arch", "dataset", "budget") if key in facts}
+    result = write(
+        network,
+        output,
+        format=format,
+        normalization=data.get_normalization(preset) if preset else None,
+        facts={**kept, "relu_count": counting.count(network).relu_count},
+        overwrite=overwrite,
+    )
+    lines = [
+        f"{result['path']}: {result['format']}, {result['bytes']:,} bytes, {result['relu_count']:,} ReLUs",
+        f"read back: largest difference of logits {result['max_difference']:.1e}",
+    ]
+    emit(result, as_json=json, lines=lines)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(train)
+    app.command()(evaluate)
+    app.command()(export)
