@@ -14,6 +14,8 @@ from typing import Any
 
 from keras_relu.errors import KerasReLUError, UserError
 
+_BLOCK_BYTES = 1 << 20
+
 __all__ = ["atomic_path", "existing_file", "read_json", "sha256", "write_json", "write_text"]
 
 
@@ -82,5 +84,8 @@ def read_json(path: str | os.PathLike, kind: str = "JSON file") -> Any:
 
 def sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
+            digest.update(block)
+    return digest.hexdigest()
