@@ -197,18 +197,19 @@ class MaskedReLU(keras.layers.Layer):
         self.mask.assign(self.gate.update(tf.convert_to_tensor(self.score), tf.convert_to_tensor(self.mask)))
 
     def refresh_coefficients(self) -> None:
-        """Fits the coefficients to the running moments; does nothing for replacements that are not fitted."""
+        """Fits the coefficients to the running moments, within their bounds; no effect for those that are not fitted."""
         if self.replacement.refreshed:
-            fitted = self.replacement.fit(
-                tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-            )
-            self.coefficients.assign(fitted)
+            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+            self.coefficients.assign(self.replacement.project(self.replacement.fit(mean, variance), self._reach()))
+
+    def _reach(self) -> tf.Tensor | None:
+        return None if self.reach is None else tf.convert_to_tensor(self.reach)
 
     def project_coefficients(self) -> None:
         """Moves trained coefficients back within the replacement's bounds; does nothing where it has none."""
         if self.replacement.trainable and self.replacement.uses_reach:
-            stored, reach = tf.convert_to_tensor(self.coefficients), tf.convert_to_tensor(self.reach)
-            self.coefficients.assign(self.replacement.project(stored, reach))
+            stored = tf.convert_to_tensor(self.coefficients)
+            self.coefficients.assign(self.replacement.project(stored, self._reach()))
 
     def full_mask(self) -> np.ndarray:
         """The mask as bool, one value per element of an image: the shape of one input."""

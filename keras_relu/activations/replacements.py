@@ -63,6 +63,10 @@ class Replacement:
         del reach
         return coefficients
 
+    def fit(self, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+        """Coefficients [degree + 1, C] for moments [C]; only where `refreshed`."""
+        raise NotImplementedError
+
     def refresh_due(self, step: int) -> bool:
         """Whether the coefficients are to be fitted again before training step `step`, counted from 0."""
         del step
@@ -147,14 +151,7 @@ class Quadratic(Replacement):
 
     def project(self, coefficients: tf.Tensor, reach: tf.Tensor | None) -> tf.Tensor:
         """The stored coefficients within both bounds; `reach` is [C]."""
-        constant, slope, curvature = tf.unstack(coefficients)
-        if self.slope_bound is not None and reach is not None:
-            slope = tf.clip_by_value(slope, -self.slope_bound, self.slope_bound)
-            limit = (self.slope_bound - tf.abs(slope)) / (2.0 * self.scale_x2 * tf.maximum(reach, _LEAST_REACH))
-            curvature = tf.clip_by_value(curvature, -limit, limit)
-        if self.clip is not None:
-            curvature = tf.clip_by_value(curvature, -self.clip / self.scale_x2, self.clip / self.scale_x2)
-        return tf.stack([constant, slope, curvature])
+        return _bounded(coefficients, reach, slope_bound=self.slope_bound, clip=self.clip, scale_x2=self.scale_x2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,23 +203,43 @@ class MomentLine(_Moment):
 class MomentQuadratic(_Moment):
     """The best quadratic for ReLU under N(running mean, running variance), per channel; see `moments.quadratic_fit`.
 
-    `clip` bounds |w2| after `shrink`; None switches that off.
+    `clip` bounds |w2| after `shrink`, and `slope_bound` the slope over the range of inputs that the channel has seen, as
+    for `Quadratic`: the exact fit is best for a Gaussian, but it compounds where quadratics follow each other along a
+    residual path. None switches one off.
     """
 
     name: ClassVar[str] = "moment_quadratic"
     degree: ClassVar[int] = 2
+    uses_reach: ClassVar[bool] = True
     clip: float | None = None
+    slope_bound: float | None = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive(self, "clip")
+        for option in ("clip", "slope_bound"):
+            _require_positive(self, option)
 
-    def fit(self, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-        """Coefficients [3, C] for the running `mean` and `variance`, both [C]."""
-        fitted = super().fit(mean, variance)
-        if self.clip is None:
-            return fitted
-        return tf.concat([fitted[:2], tf.clip_by_value(fitted[2:], -self.clip, self.clip)], axis=0)
+    def project(self, coefficients: tf.Tensor, reach: tf.Tensor | None) -> tf.Tensor:
+        """The fitted coefficients within both bounds; `reach` is [C]."""
+        return _bounded(coefficients, reach, slope_bound=self.slope_bound, clip=self.clip)
+
+
+def _bounded(
+    coefficients: tf.Tensor,
+    reach: tf.Tensor | None,
+    *,
+    slope_bound: float | None,
+    clip: float | None,
+    scale_x2: float = 1.0,
+) -> tf.Tensor:
+    constant, slope, curvature = tf.unstack(coefficients)
+    if slope_bound is not None and reach is not None:
+        slope = tf.clip_by_value(slope, -slope_bound, slope_bound)
+        limit = (slope_bound - tf.abs(slope)) / (2.0 * scale_x2 * tf.maximum(reach, _LEAST_REACH))
+        curvature = tf.clip_by_value(curvature, -limit, limit)
+    if clip is not None:
+        curvature = tf.clip_by_value(curvature, -clip / scale_x2, clip / scale_x2)
+    return tf.stack([constant, slope, curvature])
 
 
 def _require_positive(replacement: Replacement, option: str) -> None:

@@ -20,6 +20,7 @@ from keras_relu.replacement import lifecycle, ranking
 from keras_relu.replacement.config import Distillation, Finetune, Optimization, ReduceConfig, Search
 from keras_relu.replacement.step import GatedStep, SearchStep
 from keras_relu.runs import Run, load_model
+from keras_relu.training.checks import require_logits
 from keras_relu.training.fit import fit
 
 __all__ = ["Reduction", "finetune", "reduce", "search"]
@@ -67,6 +68,7 @@ def reduce(
         KerasReLUError: the model that was written does not hold what was promised.
     """
     config = config if isinstance(config, ReduceConfig) else ReduceConfig.parse(config)
+    require_logits(surgery.require_functional(model), dataset.classes)
     total = sum(int(np.prod(site.shape)) for site in surgery.find_sites(model))
     budget = ranking.parse_budget(config.budget, total)
     with (strategy or tf.distribute.get_strategy()).scope():

@@ -164,7 +164,7 @@ class SearchStep(GatedStep):
     def _joint(
         self, x: tf.Tensor, labels: tf.Tensor, soft: Any, step: tf.Tensor
     ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        """Weight gradients of every step; score gradients, which cost several passes more, only every `score_interval`."""
+        """Weight gradients of every step; score gradients, one more pass over every site, only each `score_interval` steps."""
         interval = self.search.score_interval
         due = tf.equal(step % interval, 0)
 

@@ -25,6 +25,7 @@ from keras_relu.training.strategy import get_strategy
 __all__ = [
     "TrainStep",
     "checkpoint",
+    "checks",
     "compiled",
     "ema",
     "fit",

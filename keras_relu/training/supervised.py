@@ -18,6 +18,7 @@ from keras_relu.errors import UserError
 from keras_relu.evaluate import Evaluator
 from keras_relu.runs import Run
 from keras_relu.training import checkpoint, losses
+from keras_relu.training.checks import require_logits
 from keras_relu.training.ema import ExponentialMovingAverage
 from keras_relu.training.fit import fit
 from keras_relu.training.optimizers import Optimizer, compute_gradients, get_optimizer
@@ -189,7 +190,6 @@ def train(
     Args:
         model: logits for the classes of `dataset`; built under the precision's policy (`precision.set_precision`).
         run: gets metrics, checkpoints, the model and result.json; None writes nothing.
-        config: a `TrainConfig` or its plain values.
         resume: go on from the newest checkpoint of `run`.
         teacher: a network to distil from.
         facts: further keys of the result, the architecture for example.
@@ -200,8 +200,7 @@ def train(
     Raises:
         UserError, TrainingDivergedError, Interrupted: settings that contradict each other; see `fit`.
     """
-    config = config if isinstance(config, TrainConfig) else TrainConfig.parse(config)
-    _check(model, dataset, config, teacher)
+    config = _checked(config, model, dataset, teacher)
     strategy = strategy or tf.distribute.get_strategy()
     placed = place_model(model, strategy)
     with strategy.scope():
@@ -279,24 +278,24 @@ class _Selection:
         return self.run.checkpoints / "best.npz"
 
 
-def _check(model: keras.Model, dataset: Any, config: TrainConfig, teacher: keras.Model | None) -> None:
+def _checked(
+    config: TrainConfig | Mapping[str, Any], model: keras.Model, dataset: Any, teacher: keras.Model | None
+) -> TrainConfig:
+    config = config if isinstance(config, TrainConfig) else TrainConfig.parse(config)
     if config.keep == "best" and not dataset.validation.size:
         raise UserError("keep='best' needs a validation split; choose validation_fraction above 0, or keep='last'.")
     if teacher is None and {"distillation_weight", "temperature"} & config.model_fields_set:
         raise UserError("distillation_weight and temperature have no effect without a teacher.")
-    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax:
-        raise UserError(f"The model {model.name!r} ends in a softmax; training needs logits, so leave the softmax out.")
-    for name, network in (("model", model), ("teacher", teacher)):
-        if network is not None and network.output_shape[-1] != dataset.classes:
-            raise UserError(
-                f"The {name} has {network.output_shape[-1]} outputs, the dataset has {dataset.classes} classes."
-            )
+    for role, network in (("model", model), ("teacher", teacher)):
+        if network is not None:
+            require_logits(network, dataset.classes, role=role)
     policies = {getattr(layer.dtype_policy, "name", "float32") for layer in model.layers if layer.weights}
     if policies and policies != {PRECISIONS[config.precision]}:
         raise UserError(
             f"precision is {config.precision!r}, but the model was built with {', '.join(sorted(policies))}; "
             "call precision.set_precision before building it."
         )
+    return config
 
 
 def _make_step(model: keras.Model, dataset: Any, config: TrainConfig, teacher: keras.Model | None) -> SupervisedStep:

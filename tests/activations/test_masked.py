@@ -70,7 +70,7 @@ def test_shapes_of_the_weights(granularity, shape, expected, replacement):
         assert layer.coefficients.shape == (layer.replacement.degree + 1, shape[-1])
         assert layer.coefficients.trainable == (replacement in ("line", "quadratic"))
     assert (layer.moving_mean is not None) == (replacement in ("moment_line", "moment_quadratic"))
-    assert (layer.reach is not None) == (replacement == "quadratic")
+    assert (layer.reach is not None) == (replacement in ("quadratic", "moment_quadratic"))
     assert layer(images(2, shape)).shape == (2, *shape)
 
 
@@ -172,6 +172,17 @@ def test_refresh_coefficients_fits_the_moments():
     layer.moving_variance.assign([1.0, 0.01])
     layer.refresh_coefficients()
     np.testing.assert_allclose(layer.coefficients, moments.quadratic_fit([0.5, -0.3], [1.0, 0.1]))
+
+
+def test_refresh_coefficients_bounds_the_slope():
+    layer = built(replacement=MomentQuadratic(slope_bound=1.0))
+    layer.moving_mean.assign([0.0, 0.0])
+    layer.moving_variance.assign([1.0, 1.0])
+    layer.reach.assign([10.0, 0.1])
+    layer.refresh_coefficients()
+    exact = moments.quadratic_fit([0.0, 0.0], [1.0, 1.0]).numpy()
+    np.testing.assert_allclose(layer.coefficients[:2], exact[:2])
+    np.testing.assert_allclose(layer.coefficients[2], [0.5 / (2 * 10.0), exact[2, 1]], rtol=1e-6)
 
 
 def test_project_coefficients_bounds_the_slope():

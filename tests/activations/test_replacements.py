@@ -65,7 +65,8 @@ def test_moment_fits_use_the_standard_deviation_unshrunk():
 
 def test_moment_options_are_explicit():
     mean, variance = tf.constant([0.0]), tf.constant([1e-8])
-    floored = replacements.MomentQuadratic(variance_floor=0.5, shrink=0.1, clip=0.02).fit(mean, variance).numpy()
+    replacement = replacements.MomentQuadratic(variance_floor=0.5, shrink=0.1, clip=0.02)
+    floored = replacement.project(replacement.fit(mean, variance), None).numpy()
     exact = moments.quadratic_fit([0.0], [0.5]).numpy()
     np.testing.assert_allclose(floored, [0.1 * exact[0], exact[1], [0.02]])
 
