@@ -136,7 +136,7 @@ def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_facts(path: str) -> dict[str, Any]:
     """What the run or export behind a model path recorded about it (arch, normalization, ...); {} when nothing."""
-    for name in ("result.json", "assets.extra/keras_relu.json"):
+    for name in ("result.json", "keras_relu.json"):
         file = Path(path) / name
         if file.is_file():
             record = read_json(file, "record of the model")
@@ -168,15 +168,12 @@ def load_dataset(
     start_tensorflow()
     from keras_relu import data
 
-    recorded = (facts or {}).get("normalization")
-    if isinstance(recorded, Mapping):
-        recorded = data.Normalization(recorded["name"], tuple(recorded["mean"]), tuple(recorded["std"]))
     return data.load(
         name,
         data_dir=data_dir,
         validation_fraction=validation_fraction,
         seed=seed,
-        normalization=normalization or recorded,
+        normalization=normalization or (facts or {}).get("normalization"),
         limit=limit,
     )
 

@@ -45,7 +45,7 @@ FinetuneEpochs = Annotated[int | None, typer.Option(help="Passes with fixed mask
 Granularity = Annotated[str | None, typer.Option(help="One gate per element, channel or layer.")]
 ReduceBatch = Annotated[int | None, typer.Option("--batch-size", help="Global batch, over all replicas.")]
 NoDistillation = Annotated[bool, typer.Option("--no-distillation", help="Learn from labels alone.")]
-Every = Annotated[int, typer.Option(help="Steps between checkpoints; 0 = on a signal and at the end.")]
+Every = Annotated[int, typer.Option(help="Steps between checkpoints; 0 = after every epoch. A signal and the end always save.")]
 
 
 def reduce(
@@ -203,8 +203,6 @@ def sweep(
         progress=not json,
         facts={"arch": facts.get("arch", network.name)},
     )
-    if cell is not None:
-        frame = system.collect(output, configs)
     report = build_report([output], Path(output) / "report.html", figures_dir=Path(output) / "figures")
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     emit(

@@ -56,7 +56,7 @@ def train(
     init_seed: Annotated[int | None, typer.Option(help="Seed of the initial weights alone; default: --seed.")] = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Annotated[
-        int, typer.Option(help="Steps between checkpoints; 0 = on a signal and at the end.")
+        int, typer.Option(help="Steps between checkpoints; 0 = after every epoch. A signal and the end always save.")
     ] = 200,
     resume: Resume = False,
     json: Json = False,

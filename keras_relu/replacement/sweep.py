@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,18 +92,21 @@ def sweep(
         if not (output / name / "result.json").exists():
             run = Run.create(output / name, config=config.to_dict(), stage="reduce", parent=parent, resume=resume)
             reduce(model, dataset, config, run=run, resume=resume, **options)
-        collect(output, configs)
+        collect(output)
         if on_cell:
             on_cell(name, Run.open(output / name).result)
-    return collect(output, configs)
+    return collect(output)
 
 
-def collect(output: str | Path, configs: Mapping[str, ReduceConfig]) -> pd.DataFrame:
-    """The table of the finished cells; also written as sweep.csv and sweep.json."""
+def collect(output: str | Path) -> pd.DataFrame:
+    """The table of the finished cells, whoever ran them, in order of replacement and budget; also written as sweep.csv and
+    sweep.json, which names the unfinished ones too."""
     output = Path(output)
-    runs = {name: Run.open(output / name) for name in configs if (output / name / "result.json").exists()}
-    rows = [{**{key: run.result.get(key) for key in SWEEP_COLUMNS}, "run": name} for name, run in runs.items()]
-    frame = pd.DataFrame(rows, columns=list(SWEEP_COLUMNS))
+    runs = [Run.open(file.parent) for file in sorted(output.glob("*/config.yaml"))]
+    done = [run for run in runs if run.finished]
+    rows = [{**{key: run.result.get(key) for key in SWEEP_COLUMNS}, "run": run.path.name} for run in done]
+    frame = pd.DataFrame(rows, columns=list(SWEEP_COLUMNS)).sort_values(["replacement", "budget"], ignore_index=True)
     write_text(output / "sweep.csv", frame.to_csv(index=False))
-    write_json(output / "sweep.json", {"cells": rows, "unfinished": [name for name in configs if name not in runs]})
+    cells = json.loads(frame.to_json(orient="records"))
+    write_json(output / "sweep.json", {"cells": cells, "unfinished": [r.path.name for r in runs if not r.finished]})
     return frame
