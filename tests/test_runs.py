@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -11,7 +13,7 @@ import tf_keras as keras
 import yaml
 
 from keras_relu.errors import UserError
-from keras_relu.runs import Run, find_model, load_model
+from keras_relu.runs import Run, RunBusyError, find_model, load_model
 from keras_relu.runs.safety import check_config
 
 CONFIG = {"seed": 3, "optimizer": {"name": "sgd", "rate": 0.1}, "betas": (0.9, 0.99)}
@@ -339,3 +341,19 @@ def change_config(path, old: str, new: str) -> None:
         text = archive.read("config.json").decode()
     assert old in text
     rewrite(path, {"config.json": text.replace(old, new).encode()})
+
+
+def test_a_run_that_another_process_works_on_is_refused(tmp_path):
+    """Two processes that resume one run would overwrite each other's checkpoints."""
+    code = (
+        "import sys; from keras_relu.runs import Run\n"
+        "run = Run.create(sys.argv[1], config={}, stage='train', resume=True)\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(RunBusyError, match="Another process"):
+            Run.create(tmp_path / "run", config={}, stage="train", resume=True)
+        other.communicate("")
+    assert not Run.create(tmp_path / "run", config={}, stage="train", resume=True).finished

@@ -71,8 +71,10 @@ def gated():
 
 
 class TestWrap:
-    @pytest.mark.parametrize("granularity", ["element", "channel", "layer"])
-    @pytest.mark.parametrize("replacement", REPLACEMENTS)
+    @pytest.mark.parametrize(
+        ("replacement", "granularity"),
+        [*((name, "element") for name in REPLACEMENTS), ("quadratic", "channel"), ("quadratic", "layer")],
+    )
     def test_it_computes_what_the_network_computes_until_a_mask_changes(self, replacement, granularity):
         model = original()
         wrapped = replace_relus(model, replacement=replacement, granularity=granularity)

@@ -18,7 +18,7 @@ TOTAL = sum(SIZES)
 
 # Few different values, so that ties are common.
 tied = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=TOTAL, max_size=TOTAL)
-any_scores = st.lists(st.floats(-1e30, 1e30, width=32), min_size=TOTAL, max_size=TOTAL)
+any_scores = st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=TOTAL, max_size=TOTAL)
 scores_of_sites = (tied | any_scores).map(lambda values: per_site(np.array(values, np.float32)))
 masks_of_sites = st.lists(st.booleans(), min_size=TOTAL, max_size=TOTAL).map(
     lambda values: per_site(np.array(values, np.float32))
