@@ -236,7 +236,9 @@ def _lists(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     heads = ("filters", "all pairs", "without self pairs", "self pairs", "shared filters")
     keys = ("mutual_information", "mutual_information_off_diagonal", "entropy", "shared_filters")
     rows = [(figures.table_label(entry), *(entry[key] for key in keys)) for entry, _ in found + gates]
-    title = "Mutual information between the filter lists of classes, in nats; the published average includes self pairs."
+    title = (
+        "Mutual information between the filter lists of classes, in nats; the published average includes self pairs."
+    )
     return _section("Filters of the classes", [_table(title, heads, rows)], drawings)
 
 

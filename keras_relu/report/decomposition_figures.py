@@ -128,7 +128,9 @@ def filter_drawing(entry: Entry, names: Entry, slug: str) -> Drawing:
     """Which filters each class has: classes x filters, shaded by rank."""
     distinct = len({index for row in entry["indices"] for index in row})
     alt = f"Filters of each class ({table_label(entry)}): {distinct} of {entry['filters']} filters are in use."
-    caption = "Rows are classes, columns filters by number; the darker a cell, the higher the filter ranks for the class."
+    caption = (
+        "Rows are classes, columns filters by number; the darker a cell, the higher the filter ranks for the class."
+    )
     return Drawing(slug, alt, caption, lambda narrow: _filter_map(entry, names, narrow))
 
 
@@ -182,7 +184,10 @@ def _curve_figure(
     axes.axhline(original, color=style.MUTED, linestyle="--", linewidth=1.2)
     handles = [Line2D([], [], color=style.MUTED, linestyle="--", label=f"original {original:.2f} %")]
     for place, (name, line) in enumerate(points.items()):
-        look = {"color": style.sequence_colour(place, len(points)), "marker": _MARKERS[place % len(_MARKERS)]}
+        look: dict[str, Any] = {
+            "color": style.sequence_colour(place, len(points)),
+            "marker": _MARKERS[place % len(_MARKERS)],
+        }
         ks = sorted(line)
         axes.plot(ks, [line[k] for k in ks], markersize=5, **look)
         handles.append(Line2D([], [], label=style.readable(style.shorten(name, 40)), markersize=5, **look))
@@ -253,7 +258,9 @@ def _noise_handles(marker: str) -> list[Any]:
 def noise_class_drawing(entry: Entry, names: Entry, slug: str) -> Drawing:
     """The same class by class for one table."""
     alt = f"Right answers per class under {entry['noise']} noise ({table_label(entry)})."
-    caption = "Images of each class still answered rightly, in percent; error bars are one standard deviation over the draws."
+    caption = (
+        "Images of each class still answered rightly, in percent; error bars are one standard deviation over the draws."
+    )
     return Drawing(slug, alt, caption, lambda narrow: _noise_classes(entry, names, narrow))
 
 
