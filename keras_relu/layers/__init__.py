@@ -1,3 +1,5 @@
-"""Small serialisable layers shared by the model families; importing a module registers its layers with tf_keras."""
+"""Small serialisable layers shared by the model families; importing the package registers them with tf_keras."""
 
-__all__ = ["padding", "shortcut"]
+from keras_relu.layers import class_specific, padding, response_norm, shortcut, stitch
+
+__all__ = ["class_specific", "padding", "response_norm", "shortcut", "stitch"]

@@ -1,8 +1,9 @@
 """PyTorch checkpoints (.th, .pt, .pth) into our networks.
 
 Names of three code families are understood: CIFAR and torchvision ResNets (`layer1.0.conv1`, `downsample.0` or
-`shortcut.0`, `fc` or `linear`) and wide ResNets (`block1.layer.0.conv1`, `convShortcut`). Files are read with
-`weights_only=True`, so that no code in them runs. Needs the extra `torch`.
+`shortcut.0`, `fc` or `linear`) and wide ResNets (`block1.layer.0.conv1`, `convShortcut`). Networks whose layers have
+their original's names (`tiny10`, `lenet`, `dense`) need no rules. Files are read with `weights_only=True`, so that no
+code in them runs. Needs the extra `torch`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _RULES = tuple(
         (r"fc|linear", ("classifier",)),
     )
 )
-_CLASSIFIER = re.compile(r"(?:fc|linear)\.weight")
+_CLASSIFIER = re.compile(r"(?:fc\d*|linear|logits)\.weight")
 _CONV_SHORTCUT = re.compile(r"layer\d+\.\d+\.(?:downsample|shortcut)\.")
 _KERNEL_NAMES = {"weight": "kernel", "bias": "bias"}
 _BN_NAMES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -69,7 +70,8 @@ def convert(
     entry = registry.get_entry(arch)
     state = read_state_dict(path)
     if classes is None:
-        classes = next((len(value) for key, value in state.items() if _CLASSIFIER.fullmatch(key)), None)
+        heads = [len(value) for key, value in state.items() if _CLASSIFIER.fullmatch(key)]
+        classes = heads[-1] if heads else None
     if "shortcut" in entry.options and any(map(_CONV_SHORTCUT.match, state)):
         options = {"shortcut": "B", **options}
     model = registry.build(arch, classes=classes, input_shape=input_shape, seed=None, **options)
@@ -199,6 +201,7 @@ def _layer_names(module: str) -> Iterator[str]:
             # PyTorch counts blocks from 0, we count from 1.
             groups = [str(int(g) + 1) if i == 1 else g for i, g in enumerate(match.groups())]
             yield from (name.format(*groups) for name in names)
+    yield module
 
 
 def _ours(array: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:

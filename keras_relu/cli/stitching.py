@@ -1,0 +1,277 @@
+"""stitch train, stitch evaluate, stitch grid."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_relu.cli.common import (
+    DataDir,
+    DatasetName,
+    Json,
+    Limit,
+    NormalizationName,
+    Output,
+    Overrides,
+    Resume,
+    Seed,
+    StrategyName,
+    Trusted,
+    ValidationFraction,
+    emit,
+    load_dataset,
+    load_keras,
+    merged,
+    overrides,
+    strategy_for,
+    table,
+)
+from keras_relu.cli.similarity import SPLITS, one_of, shared_facts
+from keras_relu.config import load_yaml
+from keras_relu.errors import UserError
+from keras_relu.files import existing_file
+
+if TYPE_CHECKING:
+    from keras_relu.data import Dataset
+
+__all__ = ["register"]
+
+_stitch = typer.Typer(no_args_is_help=True, help="Join the front of one network to the back of another.")
+
+Every = Annotated[int, typer.Option(help="Steps between checkpoints; 0 = at the end of each epoch.")]
+ConfigFile = Annotated[str | None, typer.Option("--config", help="YAML file with settings; options given here win.")]
+
+
+@_stitch.command("train")
+def train(
+    front: Annotated[str, typer.Argument(help="The network whose front is used.")],
+    end: Annotated[str, typer.Argument(help="The network whose back is used.")],
+    front_layer: Annotated[str, typer.Argument(help="Where the front ends; see `layers`.")],
+    end_layer: Annotated[str, typer.Argument(help="Behind which layer the back begins.")],
+    dataset: DatasetName,
+    output: Output,
+    data_dir: DataDir = None,
+    init: Annotated[str | None, typer.Option("--init", "-i", help="random, perm, eye, ps_inv, ones-zeros.")] = None,
+    mask: Annotated[str | None, typer.Option("--mask", "-m", help="identity, semi-match, optimal-match, ...")] = None,
+    target: Annotated[str | None, typer.Option(help="hard, soft_1, soft_2, soft_12, soft_1_plus_2.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of soft targets.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", "-r", help="Bound of the rank of the map.")] = None,
+    flatten: Annotated[bool, typer.Option("--flatten", "-f", help="One dense map between whole maps.")] = False,
+    resize: Annotated[str | None, typer.Option(help="bilinear, nearest or area, for maps of unequal size.")] = None,
+    l1: Annotated[float | None, typer.Option(help="Weight of the mean of |W|.")] = None,
+    cka_weight: Annotated[float | None, typer.Option("--cka-weight", help="Weight of 1 - CKA.")] = None,
+    fit_split: Annotated[str | None, typer.Option(help="Images of least squares: train, augmented, ...")] = None,
+    direct: Annotated[str | None, typer.Option(help="Also match activations directly: mse or cka.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", "-e", help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Over all replicas.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Divided by 10 at 1/3 and 2/3.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="L2 on the map.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    normalization: NormalizationName = None,
+    validation_fraction: ValidationFraction = 0.1,
+    limit: Limit = None,
+    seed: Seed = 0,
+    strategy: StrategyName = "auto",
+    checkpoint_every: Every = 200,
+    trusted: Trusted = False,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Train the map between two networks, match it directly too, and report both readings; writes a run directory."""
+    given = {
+        **{"init": init, "mask": mask, "target": target, "temperature": temperature, "rank": rank, "resize": resize},
+        **{"l1": l1, "cka_weight": cka_weight, "fit_split": fit_split, "epochs": epochs, "batch_size": batch_size},
+        **{"learning_rate": lr, "weight_decay": weight_decay, "seed": seed, "flatten": flatten or None},
+        "direct": {"loss": direct} if direct else None,
+    }
+    facts = shared_facts([front, end], normalization)
+    data = {"facts": facts, "validation_fraction": validation_fraction, "seed": seed, "limit": limit}
+    names = {"front_path": front, "end_path": end, "front_layer": front_layer, "end_layer": end_layer}
+    options = {"resume": resume, "strategy": strategy_for(strategy), "checkpoint_every": checkpoint_every}
+    settings = _settings(config, given, set_)
+    result = _train(
+        names, output, settings, partial(load_dataset, dataset, data_dir, **data), trusted, not json, options
+    )
+    _show_stitching(output, result, json)
+
+
+def _settings(config: str | None, given: Mapping[str, Any], set_: list[str] | None) -> dict[str, Any]:
+    settings = merged(load_yaml(config) if config else {}, {k: v for k, v in given.items() if v is not None})
+    return merged(settings, overrides(set_))
+
+
+def _train(
+    names: dict[str, str],
+    output: str,
+    settings: dict[str, Any],
+    load: partial[Dataset],
+    trusted: bool,
+    progress: bool,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    from keras_relu import stitching
+    from keras_relu.runs import Run
+    from keras_relu.training.strategy import is_chief
+
+    checked = stitching.StitchConfig.parse(settings)
+    images = load()
+    paths = (names["front_path"], names["end_path"])
+    networks = [load_keras(path, trusted=trusted) for path in paths]
+    record = {**checked.to_dict(), **names, **_data_record(images)}
+    chief = is_chief(options["strategy"])
+    run = Run.create(output, config=record, stage="stitch", parent=paths[0], resume=options["resume"], chief=chief)
+    facts = {**names, "front": Path(paths[0]).name, "end": Path(paths[1]).name}
+    facts["command"] = shlex.join(["keras-relu", *sys.argv[1:]])
+    layers = (names["front_layer"], names["end_layer"])
+    made = stitching.stitch(*networks, *layers, images, checked, run=run, progress=progress, facts=facts, **options)
+    if chief:
+        _write_report(run.path)
+    return made.result
+
+
+def _show_stitching(output: str, result: Mapping[str, Any], json: bool) -> None:
+    written = [str(Path(output) / name) for name in ("report.html", "report.pdf")]
+    heads = ("accuracy", "correct", "loss", "relative_accuracy", "crossentropy", "same_class", "cka", "l2")
+    readings = result["readings"]
+    rows = [(name, *(reading.get(key) for key in heads)) for name, reading in readings.items()]
+    fit, before = result["fit"], result["layer"]
+    lines = [
+        table(("map or network", *heads), rows, title=f"{result['front_layer']} to {result['end_layer']}"),
+        f"before any map: CKA {_digits(before['cka'])}, l2 {_digits(before['l2'])}",
+        f"least squares fitted on {fit['images'] or 0:,} images of the split {fit['split']!r}; frozen halves unchanged",
+        *(f"wrote {path}" for path in written),
+    ]
+    emit({"output": output, "report": written, **result}, as_json=json, lines=lines)
+
+
+@_stitch.command("evaluate")
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A finished stitching run.")],
+    dataset: Annotated[str | None, typer.Option(help="Default: the run's.")] = None,
+    data_dir: DataDir = None,
+    state: Annotated[str, typer.Option(help="after, before, least_squares or direct.")] = "after",
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    json: Json = False,
+) -> None:
+    """Evaluate the stitched network of a run, with the map before or after training or in closed form."""
+    one_of("split", split, SPLITS)
+    existing_file(run, "run")
+    from keras_relu.evaluate import evaluate as measure
+    from keras_relu.runs import Run
+    from keras_relu.stitching.saved import load_state
+
+    facts = Run.open(run).result
+    images = load_dataset(dataset or facts["dataset"], data_dir, facts=facts, seed=facts.get("seed") or 0)
+    model = load_state(run, state)
+    measured = measure(model, getattr(images, split), images.normalization, classes=images.classes)
+    result = {"run": run, "state": state, "split": split, **measured}
+    line = (
+        f"{state}: {measured['correct']:,} of {measured['total']:,} {split} images right: {measured['accuracy']:.2%}, "
+    )
+    emit(result, as_json=json, lines=[line + f"loss {measured['loss']:.4f}"])
+
+
+@_stitch.command("grid")
+def grid(
+    config: Annotated[
+        str, typer.Argument(help="YAML file: models, pairs, layers, inits, masks, targets, seeds, settings.")
+    ],
+    dataset: DatasetName,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of all runs; may hold finished ones.")],
+    data_dir: DataDir = None,
+    cell: Annotated[int | None, typer.Option(help="Run only this cell, from 0: one task of a Slurm array.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Only list the cells and the command for Slurm.")] = False,
+    normalization: NormalizationName = None,
+    validation_fraction: ValidationFraction = 0.1,
+    limit: Limit = None,
+    strategy: StrategyName = "auto",
+    checkpoint_every: Every = 200,
+    trusted: Trusted = False,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Stitch all pairs of networks at all layers; finished runs are kept, so the command can be given again."""
+    values = load_yaml(config)
+    from keras_relu.stitching import grid as system
+
+    checked = system.GridConfig.parse(values)
+    facts = shared_facts(list(checked.models.values()), normalization)
+    models = {name: load_keras(path, trusted=trusted) for name, path in checked.models.items()}
+    planned = system.cells(checked, models)
+    if list_:
+        _list_cells([one.name for one in planned], (config, dataset, output), json)
+        return
+    if Path(output).exists() and any(Path(output).iterdir()) and not resume and cell is None:
+        raise UserError(f"{output!r} exists; pass --resume to go on with the grid there, or choose a new folder.")
+    chosen = planned if cell is None else [planned[_in_range(cell, len(planned))]]
+    images = load_dataset(dataset, data_dir, facts=facts, validation_fraction=validation_fraction, limit=limit)
+    for one in chosen:
+        system.run_cell(
+            one,
+            checked,
+            models,
+            images,
+            Path(output),
+            resume=resume or cell is not None,
+            record=_data_record(images),
+            on_done=lambda run: _write_report(run.path),
+            strategy=strategy_for(strategy),
+            checkpoint_every=checkpoint_every,
+            progress=not json,
+        )
+    _show_grid(system.collect(Path(output), planned), output, json)
+
+
+def _list_cells(names: list[str], job: tuple[str, str, str], json: bool) -> None:
+    config, dataset, output = (shlex.quote(part) for part in job)
+    command = f"sbatch --array=0-{len(names) - 1} submission/array.sh stitch grid {config} --dataset {dataset} "
+    command += f"--output {output} --resume"
+    emit({"cells": names, "slurm": command}, as_json=json, lines=[table(("", "run"), enumerate(names)), command])
+
+
+def _show_grid(frame: Any, output: str, json: bool) -> None:
+    from keras_relu.report.similarity import grid_report
+
+    report = [str(path) for path in grid_report(frame, output)]
+    keys = ["front", "end", "front_layer", "init", "mask", "target", "accuracy", "relative_accuracy", "cka", "l2"]
+    keys += ["least_squares_accuracy", "least_squares_cka"]
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    lines = [table(keys, [[record[key] for key in keys] for record in records]), *(f"wrote {path}" for path in report)]
+    emit({"output": output, "report": report, "cells": records}, as_json=json, lines=lines)
+
+
+def _write_report(folder: Path) -> None:
+    from keras_relu.report.similarity import stitch_report
+
+    stitch_report(folder)
+
+
+def _data_record(images: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": images.name,
+        "normalization": images.normalization.name,
+        "validation_fraction": images.validation_fraction,
+        "limit": images.limit,
+    }
+
+
+def _in_range(cell: int, count: int) -> int:
+    if not 0 <= cell < count:
+        raise UserError(f"--cell is {cell}, the grid has {count} cells, numbered from 0.")
+    return cell
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.add_typer(_stitch, name="stitch")
