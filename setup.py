@@ -39,7 +39,15 @@ setup(
         "typing_extensions>=4.8",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.90", "ruff>=0.6", "mypy>=1.10", "types-PyYAML", "pandas-stubs"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "hypothesis>=6.90",
+            "ruff>=0.6",
+            "mypy>=1.10",
+            "types-PyYAML",
+            "pandas-stubs",
+        ],
         "torch": ["torch==2.13.0"],
         "mpc": ["spu==0.10.0.dev20251211; python_version >= '3.11'"],
     },

@@ -47,7 +47,7 @@ def _use_legacy_keras() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # `tf.keras` resolves on first use and says in its repr, without resolving, which generation that was.
     resolved = repr(getattr(sys.modules.get("tensorflow"), "__dict__", {}).get("keras"))
-    if "keras_3" in resolved:
+    if "keras_3" in resolved or "keras._tf_keras" in resolved:
         warnings.warn(_KERAS_3_FIRST, stacklevel=3)
 
 

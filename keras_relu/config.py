@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing_extensions import Self
 from keras_relu.errors import UserError, unknown_key
 from keras_relu.files import existing_file
 
-__all__ = ["Config", "load_yaml"]
+__all__ = ["Config", "load_yaml", "yaml_problem"]
 
 
 class Config(pydantic.BaseModel):
@@ -42,6 +43,8 @@ def _explain(cls: type[Config], problem: Mapping[str, Any]) -> UserError:
     where = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
         return unknown_key(f"key in {'.'.join(where[:-1]) or cls.__name__}", where[-1], _fields(cls, where[:-1]))
+    if problem["type"] == "literal_error":
+        return unknown_key(".".join(where), problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
     return UserError(f"{'.'.join(where) or cls.__name__}: {problem['msg']}, received {problem['input']!r}.")
 
 
@@ -53,6 +56,13 @@ def _fields(cls: type[pydantic.BaseModel], path: list[str]) -> list[str]:
     return list(cls.model_fields)
 
 
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML text, in one line with its line number."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    text = str(problem or error).splitlines()[0]
+    return f"{text} in line {mark.line + 1}" if mark is not None else text
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file (safe loader).
 
@@ -61,8 +71,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(existing_file(path, "configuration").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The configuration {str(path)!r} is not valid YAML: {error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"The configuration {str(path)!r} is not valid YAML: {yaml_problem(error)}.") from error
     if not isinstance(values, dict):
         raise UserError(f"The configuration {str(path)!r} must be a mapping of keys, received {type(values).__name__}.")
     return values

@@ -135,10 +135,12 @@ class _Rebuild:
         self.model, self.make_site, self.make_layer = model, site, layer
         self.tensors = _Reusable()
         self.copies: dict[int, keras.layers.Layer] = {}
+        self.cloned: set[int] = set()
         self.prefix = prefix
         self.sites = {id(node): (found, own) for node, found, own in _own_sites(model, prefix)} if site else {}
 
     def run(self) -> keras.Model:
+        _require_called_once(self.model)
         inputs = [self._input(tensor) for tensor in self.model.inputs]
         for node in _nodes_in_order(self.model):
             if not node.is_input:
@@ -147,9 +149,9 @@ class _Rebuild:
         rebuilt = keras.Model(
             _packed(self.model.input, inputs), _packed(self.model.output, outputs), name=self.model.name
         )
-        for old, new in ((old, self.copies.get(id(old))) for old in self.model.layers):
-            if new is not None and old.weights and type(new) is type(old):
-                new.set_weights(old.get_weights())
+        for old in self.model.layers:
+            if id(old) in self.cloned and old.weights:
+                self.copies[id(old)].set_weights(old.get_weights())
         return rebuilt
 
     def _input(self, tensor: Any) -> Any:
@@ -180,16 +182,29 @@ class _Rebuild:
 
     def _new(self, layer: keras.layers.Layer, changes: dict[str, Any]) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
-            if len(layer.inbound_nodes) > 2:
-                raise UserError(f"The nested model {layer.name!r} is called more than once; flatten the model first.")
             prefix = f"{self.prefix}{layer.name}_"
             return _Rebuild(require_functional(layer), site=self.make_site, layer=self.make_layer, prefix=prefix).run()
         made = self.make_layer(layer) if self.make_layer else None
         if made is not None:
             return made
-        new = type(layer).from_config({**layer.get_config(), **changes})
+        try:
+            new = type(layer).from_config({**layer.get_config(), **changes})
+        except NotImplementedError:
+            raise UserError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its class has arguments but no get_config."
+            ) from None
+        self.cloned.add(id(layer))
         new.trainable = layer.trainable
         return new
+
+
+def _require_called_once(model: keras.Model) -> None:
+    """Sites of a nested model that is called twice would share one mask for two places."""
+    seen: set[int] = set()
+    for node in _nodes_in_order(model):
+        if isinstance(node.layer, keras.Model) and id(node.layer) in seen:
+            raise UserError(f"The nested model {node.layer.name!r} is called more than once; flatten the model first.")
+        seen.add(id(node.layer))
 
 
 def _own_sites(model: keras.Model, prefix: str) -> Iterator[tuple[Any, Site, bool]]:
@@ -210,6 +225,7 @@ def _own_sites(model: keras.Model, prefix: str) -> Iterator[tuple[Any, Site, boo
 
 
 def _walk_sites(model: keras.Model, prefix: str = "") -> Iterator[tuple[Any, Site, bool]]:
+    _require_called_once(model)
     own = {id(node): (node, site, own_layer) for node, site, own_layer in _own_sites(model, prefix)}
     for node in _nodes_in_order(model):
         if id(node) in own:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchSize",
+    "DataChoice",
     "DataDir",
     "DatasetName",
     "Json",
@@ -65,6 +67,9 @@ Overrides = Annotated[
 ]
 
 
+_LOG_WIDTH = 240
+
+
 def emit(value: Mapping[str, Any], *, as_json: bool, lines: Iterable[Any] = ()) -> None:
     """Print `value` as one JSON object, or `lines` (text and rich tables) for a person."""
     if as_json:
@@ -73,8 +78,8 @@ def emit(value: Mapping[str, Any], *, as_json: bool, lines: Iterable[Any] = ()) 
         return
     from rich.console import Console
 
-    # Not on a terminal nothing may be cut off: scripts and logs read it.
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    # Off a terminal nothing may be cut off: scripts and logs read it.
+    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH, highlight=False)
     for line in lines:
         console.print(line)
 
@@ -176,6 +181,39 @@ def load_dataset(
         normalization=normalization or (facts or {}).get("normalization"),
         limit=limit,
     )
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """What a command was told about its images, in the order of `load_dataset`'s arguments."""
+
+    name: str
+    data_dir: str | None
+    normalization: str | None
+    validation_fraction: float
+    seed: int
+    limit: int | None
+
+    def load(self, facts: Mapping[str, Any] | None = None) -> Dataset:
+        """The data set; see `load_dataset`."""
+        return load_dataset(
+            self.name,
+            self.data_dir,
+            facts=facts,
+            normalization=self.normalization,
+            validation_fraction=self.validation_fraction,
+            seed=self.seed,
+            limit=self.limit,
+        )
+
+    def record(self, images: Dataset) -> dict[str, Any]:
+        """What a run's configuration keeps of the choice; the folder may differ when the run is resumed elsewhere."""
+        return {
+            "dataset": images.name,
+            "normalization": images.normalization.name,
+            "validation_fraction": self.validation_fraction,
+            "limit": self.limit,
+        }
 
 
 def strategy_for(name: str) -> tf.distribute.Strategy | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_relu.cli.common import (
+    DataChoice,
     DataDir,
     DatasetName,
     Json,
@@ -23,7 +24,6 @@ from keras_relu.cli.common import (
     Trusted,
     ValidationFraction,
     emit,
-    load_dataset,
     load_keras,
     merged,
     model_facts,
@@ -45,7 +45,9 @@ FinetuneEpochs = Annotated[int | None, typer.Option(help="Passes with fixed mask
 Granularity = Annotated[str | None, typer.Option(help="One gate per element, channel or layer.")]
 ReduceBatch = Annotated[int | None, typer.Option("--batch-size", help="Global batch, over all replicas.")]
 NoDistillation = Annotated[bool, typer.Option("--no-distillation", help="Learn from labels alone.")]
-Every = Annotated[int, typer.Option(help="Steps between checkpoints; 0 = after every epoch. A signal and the end always save.")]
+Every = Annotated[
+    int, typer.Option(help="Steps between checkpoints; 0 = after every epoch. A signal and the end always save.")
+]
 
 
 def reduce(
@@ -75,13 +77,8 @@ def reduce(
 ) -> None:
     """Cut a network's ReLUs to a budget: search, fine-tune, freeze, strip; writes a run directory."""
     existing_file(model, "model")
-    given = {
-        "budget": budget,
-        "replacement": replacement,
-        "granularity": granularity,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
+    given: dict[str, Any] = {"budget": budget, "replacement": replacement, "granularity": granularity}
+    given |= {"batch_size": batch_size, "seed": seed}
     settings = _settings(preset, config, given, search_epochs, finetune_epochs, no_distillation, set_)
     placed = strategy_for(strategy)
     from keras_relu import replacement as system
@@ -90,29 +87,15 @@ def reduce(
 
     checked = system.ReduceConfig.parse(settings)
     facts = model_facts(model)
-    images = load_dataset(
-        dataset,
-        data_dir,
-        facts=facts,
-        normalization=normalization,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        limit=limit,
-    )
+    choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
+    images = choice.load(facts)
     network = load_keras(model, trusted=trusted)
-    record = {**checked.to_dict(), **_data_record(images, validation_fraction, limit)}
+    record = {**checked.to_dict(), **choice.record(images)}
     run = Run.create(output, config=record, stage="reduce", parent=model, resume=resume, chief=is_chief(placed))
-    reduction = system.reduce(
-        network,
-        images,
-        checked,
-        run=run,
-        resume=resume,
-        strategy=placed,
-        checkpoint_every=checkpoint_every,
-        progress=not json,
-        facts={"arch": facts.get("arch", network.name)},
-    )
+    options: dict[str, Any] = {"strategy": placed, "checkpoint_every": checkpoint_every, "progress": not json}
+    with run.withdrawn_if_refused():
+        known = {"arch": facts.get("arch", network.name)}
+        reduction = system.reduce(network, images, checked, run=run, resume=resume, facts=known, **options)
     keys = ("replacement", "budget", "relu_count", "relu_count_before", "accuracy", "baseline_accuracy", "val_accuracy")
     short = {"output": output, **{key: reduction.result[key] for key in keys}}
     emit(short, as_json=json, lines=[table(("result", ""), short.items())])
@@ -135,15 +118,6 @@ def _settings(
     for phase, epochs in (("search", search_epochs), ("finetune", finetune_epochs)):
         settings = merged(settings, {} if epochs is None else {phase: {"epochs": epochs}})
     return merged(settings, {**({"distillation": None} if no_distillation else {}), **overrides(set_)})
-
-
-def _data_record(images: Any, validation_fraction: float, limit: int | None) -> dict[str, Any]:
-    return {
-        "dataset": images.name,
-        "normalization": images.normalization.name,
-        "validation_fraction": validation_fraction,
-        "limit": limit,
-    }
 
 
 def sweep(
@@ -180,15 +154,8 @@ def sweep(
     from keras_relu.report import build_report
 
     facts = model_facts(model)
-    images = load_dataset(
-        dataset,
-        data_dir,
-        facts=facts,
-        normalization=normalization,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        limit=limit,
-    )
+    choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
+    images = choice.load(facts)
     network = load_keras(model, trusted=trusted)
     configs = system.cells(network, _listed(budgets), _listed(replacements), settings)
     frame = system.sweep(
@@ -198,6 +165,7 @@ def sweep(
         configs if cell is None else _only(configs, cell),
         resume=resume or cell is not None,
         parent=model,
+        record=choice.record(images),
         strategy=placed,
         checkpoint_every=checkpoint_every,
         progress=not json,

@@ -8,6 +8,7 @@ import typer
 
 from keras_relu.cli.common import (
     BatchSize,
+    DataChoice,
     DataDir,
     DatasetName,
     Json,
@@ -75,33 +76,18 @@ def train(
 
     checked = supervised.TrainConfig.parse(settings)
     precision.set_precision(checked.precision)
-    images = load_dataset(
-        dataset, data_dir, normalization=normalization, validation_fraction=validation_fraction, seed=seed, limit=limit
-    )
+    choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
+    images = choice.load()
     weights_seed = seed if init_seed is None else init_seed
     model = models.build(arch, classes=images.classes, input_shape=images.image_shape, seed=weights_seed)
-    record = {
-        **checked.to_dict(),
-        "arch": arch,
-        "dataset": dataset,
-        "normalization": images.normalization.name,
-        "validation_fraction": validation_fraction,
-        "limit": limit,
-        "init_seed": weights_seed,
-    }
+    record = {**checked.to_dict(), "arch": arch, **choice.record(images), "init_seed": weights_seed}
     run = Run.create(output, config=record, stage="train", resume=resume, chief=is_chief(placed))
-    result = supervised.train(
-        model,
-        images,
-        run,
-        checked,
-        resume=resume,
-        teacher=load_keras(teacher) if teacher else None,
-        strategy=placed,
-        checkpoint_every=checkpoint_every,
-        facts={"arch": arch},
-        progress=not json,
-    )
+    source = load_keras(teacher) if teacher else None
+    options: dict[str, Any] = {"strategy": placed, "checkpoint_every": checkpoint_every, "progress": not json}
+    with run.withdrawn_if_refused():
+        result = supervised.train(
+            model, images, run, checked, resume=resume, teacher=source, facts={"arch": arch}, **options
+        )
     keys = ("arch", "dataset", "normalization", "accuracy", "correct", "total", "loss", "val_accuracy", "wall_time_s")
     short = {"output": output, **{key: result[key] for key in keys}}
     emit(short, as_json=json, lines=[table(("result", ""), short.items())])

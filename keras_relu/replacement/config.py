@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -207,4 +208,4 @@ def preset(name: str) -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise unknown_key("preset", name, PRESETS)
-    return PRESETS[name]
+    return copy.deepcopy(PRESETS[name])

@@ -120,16 +120,20 @@ def freeze(model: keras.Model, budget: int) -> int:
     layers = gated_layers(model)
     ranking.check_budget(budget, sum(layer.full_mask().size for layer in layers))
     if kept_count(model) > budget:
-        # Any score of a replaced element counts less than every kept one.
-        spread = max(float(np.ptp(np.concatenate([np.ravel(layer.score.numpy()) for layer in layers]))), 1.0)
         chosen = ranking.top_masks(
-            [layer.score.numpy() + 2.0 * spread * layer.mask.numpy() for layer in layers],
+            _kept_first([layer.score.numpy() for layer in layers], [layer.mask.numpy() for layer in layers]),
             budget,
             elements_per_score=[elements_per_score(layer) for layer in layers],
         )
         for layer, mask in zip(layers, chosen, strict=True):
             layer.mask.assign(mask * layer.mask.numpy())
     return kept_count(model)
+
+
+def _kept_first(scores: list[np.ndarray], masks: list[np.ndarray]) -> list[np.ndarray]:
+    """Scores in float64, with those of replaced elements below every other."""
+    lowest = min(float(np.min(score)) for score in scores) - 1.0
+    return [np.where(mask > 0.5, score.astype(np.float64), lowest) for score, mask in zip(scores, masks, strict=True)]
 
 
 def strip(model: keras.Model) -> keras.Model:

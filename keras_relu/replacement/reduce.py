@@ -68,7 +68,7 @@ def reduce(
         KerasReLUError: the model that was written does not hold what was promised.
     """
     config = config if isinstance(config, ReduceConfig) else ReduceConfig.parse(config)
-    require_logits(surgery.require_functional(model), dataset.classes)
+    require_logits(surgery.require_functional(model), dataset)
     total = sum(int(np.prod(site.shape)) for site in surgery.find_sites(model))
     budget = ranking.parse_budget(config.budget, total)
     with (strategy or tf.distribute.get_strategy()).scope():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from keras_relu.files import write_json, write_text
 from keras_relu.replacement.config import ReduceConfig
 from keras_relu.replacement.ranking import parse_budget
 from keras_relu.replacement.reduce import reduce
-from keras_relu.runs import Run
+from keras_relu.runs import Run, RunBusyError
 
 __all__ = ["SWEEP_COLUMNS", "cells", "collect", "sweep"]
 
@@ -63,6 +62,7 @@ def sweep(
     *,
     resume: bool = False,
     parent: str | None = None,
+    record: Mapping[str, Any] | None = None,
     on_cell: Callable[[str, dict[str, Any]], None] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -72,8 +72,10 @@ def sweep(
         model: the baseline.
         output: directory of the sweep; each cell is the run `output/<name>`.
         configs: from `cells`.
-        resume: go on with a sweep that is there: finished cells are kept, an unfinished one continues.
+        resume: go on with a sweep that is there: finished cells are kept, an unfinished one continues, and one that
+            another process is working on is left to it.
         parent: path of the baseline, for the records.
+        record: what else the cells' configurations must agree in, the data set for example; kept with them.
         on_cell: called with the name and the result of each cell.
         options: passed to `reduce` (strategy, checkpoint_every, progress, facts).
 
@@ -89,9 +91,17 @@ def sweep(
             f"{str(output)!r} exists; pass resume (--resume) to go on with a sweep, or choose a new directory."
         )
     for name, config in configs.items():
-        if not (output / name / "result.json").exists():
-            run = Run.create(output / name, config=config.to_dict(), stage="reduce", parent=parent, resume=resume)
-            reduce(model, dataset, config, run=run, resume=resume, **options)
+        settings = {**config.to_dict(), **(record or {})}
+        if (output / name / "result.json").exists():
+            Run.open(output / name).require_same(settings)
+        else:
+            try:
+                run = Run.create(output / name, config=settings, stage="reduce", parent=parent, resume=resume)
+            except RunBusyError:
+                # Sweeps side by side share their cells: each takes those that nobody works on.
+                continue
+            with run.withdrawn_if_refused():
+                reduce(model, dataset, config, run=run, resume=resume, **options)
         collect(output)
         if on_cell:
             on_cell(name, Run.open(output / name).result)
@@ -105,8 +115,8 @@ def collect(output: str | Path) -> pd.DataFrame:
     runs = [Run.open(file.parent) for file in sorted(output.glob("*/config.yaml"))]
     done = [run for run in runs if run.finished]
     rows = [{**{key: run.result.get(key) for key in SWEEP_COLUMNS}, "run": run.path.name} for run in done]
-    frame = pd.DataFrame(rows, columns=list(SWEEP_COLUMNS)).sort_values(["replacement", "budget"], ignore_index=True)
+    rows.sort(key=lambda row: (row["replacement"], row["budget"]))
+    frame = pd.DataFrame(rows, columns=list(SWEEP_COLUMNS))
     write_text(output / "sweep.csv", frame.to_csv(index=False))
-    cells = json.loads(frame.to_json(orient="records"))
-    write_json(output / "sweep.json", {"cells": cells, "unfinished": [r.path.name for r in runs if not r.finished]})
+    write_json(output / "sweep.json", {"cells": rows, "unfinished": [r.path.name for r in runs if not r.finished]})
     return frame

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from keras_relu.runs.directory import Run
 from keras_relu.runs.loading import find_model, load_model
+from keras_relu.runs.lock import RunBusyError
 
-__all__ = ["Run", "find_model", "load_model"]
+__all__ = ["Run", "RunBusyError", "find_model", "load_model"]

@@ -12,23 +12,27 @@ result.json     headline numbers; its presence means that the run is finished
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
+from keras_relu.config import yaml_problem
 from keras_relu.errors import UserError
 from keras_relu.files import atomic_path, read_json, write_json, write_text
+from keras_relu.runs.lock import hold
 from keras_relu.runs.metrics import MetricsFile
 
 if TYPE_CHECKING:
@@ -60,6 +64,8 @@ class Run:
         self.chief = chief
         self._metrics = MetricsFile(path / "metrics.csv")
         self._writer: Any = None
+        self._lock: IO[str] | None = None
+        self._new = False
         self._opened = time.monotonic()
         self._earlier_s = self._read_elapsed()
 
@@ -84,6 +90,7 @@ class Run:
         Raises:
             UserError: the run there is finished, or unfinished without `resume`, or has another configuration (the
                 message names the first key that differs), or the directory holds something else.
+            RunBusyError: another process is working on it.
         """
         path = Path(path)
         asked = {"stage": stage, "parent": None if parent is None else str(parent), "config": _plain(config)}
@@ -92,11 +99,13 @@ class Run:
             return run
         if (path / "config.yaml").exists():
             _check_existing(path, asked, resume=resume)
+            run._lock = hold(path)
             run._metrics.repair()
             return run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{str(path)!r} exists and is no run directory; choose a new or empty one for the output.")
         write_text(path / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
+        run._lock, run._new = hold(path), True
         return run
 
     @classmethod
@@ -108,6 +117,26 @@ class Run:
         """
         path = Path(path)
         return cls(path, **_read_config(path))
+
+    def require_same(self, config: Mapping[str, Any]) -> None:
+        """UserError naming the first key in which `config` differs from the configuration of this run."""
+        key = _first_difference(self.config, _plain(config))
+        if key is not None:
+            raise UserError(
+                f"The run {str(self.path)!r} was made with another configuration: {key[0]!r} was {key[1]!r}, "
+                f"now it is {key[2]!r}."
+            )
+
+    @contextlib.contextmanager
+    def withdrawn_if_refused(self) -> Iterator[None]:
+        """Within the block, a UserError of a run that has just been made removes its directory again, so that the
+        corrected command meets no leftover of the wrong one."""
+        try:
+            yield
+        except UserError:
+            if self.chief and self._new and not any(self.checkpoints.glob("*.npz")):
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     @property
     def checkpoints(self) -> Path:
@@ -247,7 +276,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{str(file)!r} is not valid YAML: {error}.") from error
+        raise UserError(f"{str(file)!r} is not valid YAML: {yaml_problem(error)}.") from error
     if not isinstance(content, dict) or set(content) != {"stage", "parent", "config"}:
         raise UserError(f"{str(file)!r} is no run configuration; its keys must be stage, parent and config.")
     return content

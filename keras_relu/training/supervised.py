@@ -288,7 +288,7 @@ def _checked(
         raise UserError("distillation_weight and temperature have no effect without a teacher.")
     for role, network in (("model", model), ("teacher", teacher)):
         if network is not None:
-            require_logits(network, dataset.classes, role=role)
+            require_logits(network, dataset, role=role)
     policies = {getattr(layer.dtype_policy, "name", "float32") for layer in model.layers if layer.weights}
     if policies and policies != {PRECISIONS[config.precision]}:
         raise UserError(
