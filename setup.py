@@ -23,6 +23,8 @@ setup(
         "tf_keras>=2.16,<2.22",
         "tensorflow-model-optimization>=0.8",
         "tensorflow-datasets>=4.9",
+        # Event files are written through it; TensorFlow 2.21 no longer brings it along.
+        "tensorboard>=2.16,<2.22",
         # tensorflow-datasets needs it on every Python but lists it only for old ones.
         "importlib_resources",
         "numpy>=1.26",
