@@ -29,6 +29,7 @@ from keras_relu.files import existing_file, write_json, write_text
 __all__ = ["SPLITS", "listed", "one_of", "register", "shared_facts"]
 
 SPLITS = ("test", "validation", "train")
+_IMAGES = 2000
 
 
 def layers(
@@ -46,7 +47,7 @@ def layers(
         )
     network = load_keras(model, trusted=trusted) if Path(model).exists() else models.build(model, seed=None)
     places = [place for place in splitting.cuts(network) if place.valid or not valid]
-    facts = [
+    facts: list[dict[str, Any]] = [
         {
             "name": place.name,
             "original_name": splitting.original_name(place.name),
@@ -58,14 +59,9 @@ def layers(
         }
         for place in places
     ]
+    keys = ("name", "original_name", "type")
     rows = [
-        (
-            f["name"],
-            f["original_name"],
-            f["type"],
-            "x".join(map(str, f["shape"])),
-            "yes" if f["valid_cut"] else f["reason"],
-        )
+        (*(f[key] for key in keys), "x".join(map(str, f["shape"])), "yes" if f["valid_cut"] else f["reason"])
         for f in facts
     ]
     count = sum(place.valid for place in places)
@@ -80,7 +76,9 @@ def compare(
     data_dir: DataDir = None,
     layers: Annotated[str, typer.Option(help="all, sites, cuts, names, patterns, or pairs x:y; commas.")] = "sites",
     measures: Annotated[str, typer.Option(help="Comma-separated; see `keras_relu.similarity`.")] = "cka",
-    images: Annotated[int | None, typer.Option(help="So many images of the split.")] = 2000,
+    images: Annotated[
+        int | None, typer.Option(help="So many images of the split; default: 2,000 where it has them.")
+    ] = None,
     null: Annotated[str | None, typer.Option(help="permutation: what unrelated layers would have.")] = None,
     permutations: Annotated[int, typer.Option(help="Random permutations for measures other than CKA.")] = 20,
     bootstrap: Annotated[int, typer.Option(help="Replicates for standard errors.")] = 0,
@@ -107,12 +105,13 @@ def compare(
     data = load_dataset(dataset, data_dir, facts=facts, validation_fraction=validation_fraction, seed=seed)
     networks = [load_keras(path, trusted=trusted) for path in (a, b)]
     comparison = stitching.compare(
-        *networks,
+        networks[0],
+        networks[1],
         getattr(data, split),
         data.normalization,
         layers=listed(layers),
         measures=wanted,
-        images=images,
+        images=min(_IMAGES, getattr(data, split).size) if images is None else images,
         null=null is not None,
         permutations=permutations,
         bootstrap=bootstrap,

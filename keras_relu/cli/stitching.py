@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keras_relu.cli.common import (
+    DataChoice,
     DataDir,
     DatasetName,
     Json,
@@ -38,7 +39,8 @@ from keras_relu.errors import UserError
 from keras_relu.files import existing_file
 
 if TYPE_CHECKING:
-    from keras_relu.data import Dataset
+    import tensorflow as tf
+    import tf_keras as keras
 
 __all__ = ["register"]
 
@@ -91,46 +93,79 @@ def train(
         **{"learning_rate": lr, "weight_decay": weight_decay, "seed": seed, "flatten": flatten or None},
         "direct": {"loss": direct} if direct else None,
     }
-    facts = shared_facts([front, end], normalization)
-    data = {"facts": facts, "validation_fraction": validation_fraction, "seed": seed, "limit": limit}
-    names = {"front_path": front, "end_path": end, "front_layer": front_layer, "end_layer": end_layer}
-    options = {"resume": resume, "strategy": strategy_for(strategy), "checkpoint_every": checkpoint_every}
-    settings = _settings(config, given, set_)
+    job = _Job(front, end, front_layer, end_layer, shared_facts([front, end], normalization), trusted)
+    settings = merged(load_yaml(config) if config else {}, {k: v for k, v in given.items() if v is not None})
+    choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
     result = _train(
-        names, output, settings, partial(load_dataset, dataset, data_dir, **data), trusted, not json, options
+        job,
+        output,
+        merged(settings, overrides(set_)),
+        choice,
+        resume=resume,
+        strategy=strategy_for(strategy),
+        checkpoint_every=checkpoint_every,
+        progress=not json,
     )
     _show_stitching(output, result, json)
 
 
-def _settings(config: str | None, given: Mapping[str, Any], set_: list[str] | None) -> dict[str, Any]:
-    settings = merged(load_yaml(config) if config else {}, {k: v for k, v in given.items() if v is not None})
-    return merged(settings, overrides(set_))
+@dataclass(frozen=True)
+class _Job:
+    """The two networks and layers a user named; `facts` is what the networks recorded about their images."""
+
+    front: str
+    end: str
+    front_layer: str
+    end_layer: str
+    facts: Mapping[str, Any]
+    trusted: bool
+
+    def networks(self) -> list[keras.Model]:
+        return [load_keras(path, trusted=self.trusted) for path in (self.front, self.end)]
+
+    def record(self) -> dict[str, str]:
+        paths = {"front_path": self.front, "end_path": self.end}
+        return {**paths, "front_layer": self.front_layer, "end_layer": self.end_layer}
 
 
 def _train(
-    names: dict[str, str],
+    job: _Job,
     output: str,
     settings: dict[str, Any],
-    load: partial[Dataset],
-    trusted: bool,
+    choice: DataChoice,
+    *,
+    resume: bool,
+    strategy: tf.distribute.Strategy | None,
+    checkpoint_every: int,
     progress: bool,
-    options: dict[str, Any],
 ) -> dict[str, Any]:
     from keras_relu import stitching
     from keras_relu.runs import Run
     from keras_relu.training.strategy import is_chief
 
     checked = stitching.StitchConfig.parse(settings)
-    images = load()
-    paths = (names["front_path"], names["end_path"])
-    networks = [load_keras(path, trusted=trusted) for path in paths]
-    record = {**checked.to_dict(), **names, **_data_record(images)}
-    chief = is_chief(options["strategy"])
-    run = Run.create(output, config=record, stage="stitch", parent=paths[0], resume=options["resume"], chief=chief)
-    facts = {**names, "front": Path(paths[0]).name, "end": Path(paths[1]).name}
+    images = choice.load(job.facts)
+    networks = job.networks()
+    record = {**checked.to_dict(), **job.record(), **choice.record(images)}
+    chief = is_chief(strategy)
+    run = Run.create(output, config=record, stage="stitch", parent=job.front, resume=resume, chief=chief)
+    facts = {**job.record(), "front": Path(job.front).name, "end": Path(job.end).name}
     facts["command"] = shlex.join(["keras-relu", *sys.argv[1:]])
-    layers = (names["front_layer"], names["end_layer"])
-    made = stitching.stitch(*networks, *layers, images, checked, run=run, progress=progress, facts=facts, **options)
+    with run.withdrawn_if_refused():
+        made = stitching.stitch(
+            networks[0],
+            networks[1],
+            job.front_layer,
+            job.end_layer,
+            images,
+            checked,
+            run=run,
+            resume=resume,
+            strategy=strategy,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+            facts=facts,
+        )
     if chief:
         _write_report(run.path)
     return made.result
@@ -167,9 +202,10 @@ def evaluate(
     from keras_relu.runs import Run
     from keras_relu.stitching.saved import load_state
 
-    facts = Run.open(run).result
-    images = load_dataset(dataset or facts["dataset"], data_dir, facts=facts, seed=facts.get("seed") or 0)
+    made = Run.open(run)
     model = load_state(run, state)
+    chosen = {key: made.config[key] for key in ("validation_fraction", "seed", "limit") if key in made.config}
+    images = load_dataset(dataset or made.result["dataset"], data_dir, facts=made.result, **chosen)
     measured = measure(model, getattr(images, split), images.normalization, classes=images.classes)
     result = {"run": run, "state": state, "split": split, **measured}
     line = (
@@ -210,23 +246,22 @@ def grid(
         return
     if Path(output).exists() and any(Path(output).iterdir()) and not resume and cell is None:
         raise UserError(f"{output!r} exists; pass --resume to go on with the grid there, or choose a new folder.")
-    chosen = planned if cell is None else [planned[_in_range(cell, len(planned))]]
-    images = load_dataset(dataset, data_dir, facts=facts, validation_fraction=validation_fraction, limit=limit)
-    for one in chosen:
-        system.run_cell(
-            one,
-            checked,
-            models,
-            images,
-            Path(output),
-            resume=resume or cell is not None,
-            record=_data_record(images),
-            on_done=lambda run: _write_report(run.path),
-            strategy=strategy_for(strategy),
-            checkpoint_every=checkpoint_every,
-            progress=not json,
-        )
-    _show_grid(system.collect(Path(output), planned), output, json)
+    choice = DataChoice(dataset, data_dir, normalization, validation_fraction, 0, limit)
+    images = choice.load(facts)
+    refused = system.run_cells(
+        planned if cell is None else [planned[_in_range(cell, len(planned))]],
+        checked,
+        models,
+        images,
+        output,
+        resume=resume or cell is not None,
+        record=choice.record(images),
+        on_done=lambda run: _write_report(run.path),
+        strategy=strategy_for(strategy),
+        checkpoint_every=checkpoint_every,
+        progress=not json,
+    )
+    _show_grid(system.collect(output, planned, refused), output, refused, json)
 
 
 def _list_cells(names: list[str], job: tuple[str, str, str], json: bool) -> None:
@@ -236,30 +271,24 @@ def _list_cells(names: list[str], job: tuple[str, str, str], json: bool) -> None
     emit({"cells": names, "slurm": command}, as_json=json, lines=[table(("", "run"), enumerate(names)), command])
 
 
-def _show_grid(frame: Any, output: str, json: bool) -> None:
+def _show_grid(frame: Any, output: str, refused: Mapping[str, str], json: bool) -> None:
     from keras_relu.report.similarity import grid_report
 
     report = [str(path) for path in grid_report(frame, output)]
     keys = ["front", "end", "front_layer", "init", "mask", "target", "accuracy", "relative_accuracy", "cka", "l2"]
     keys += ["least_squares_accuracy", "least_squares_cka"]
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    lines = [table(keys, [[record[key] for key in keys] for record in records]), *(f"wrote {path}" for path in report)]
-    emit({"output": output, "report": report, "cells": records}, as_json=json, lines=lines)
+    lines: list[Any] = [table(keys, [[record[key] for key in keys] for record in records])]
+    lines += [f"refused {name}: {reason}" for name, reason in refused.items()]
+    lines += [f"wrote {path}" for path in report]
+    whole = {"output": output, "report": report, "cells": records, "refused": dict(refused)}
+    emit(whole, as_json=json, lines=lines)
 
 
 def _write_report(folder: Path) -> None:
     from keras_relu.report.similarity import stitch_report
 
     stitch_report(folder)
-
-
-def _data_record(images: Dataset) -> dict[str, Any]:
-    return {
-        "dataset": images.name,
-        "normalization": images.normalization.name,
-        "validation_fraction": images.validation_fraction,
-        "limit": images.limit,
-    }
 
 
 def _in_range(cell: int, count: int) -> int:

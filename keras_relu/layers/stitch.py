@@ -90,9 +90,9 @@ class Stitch(keras.layers.Layer):
         Raises:
             UserError: a mask for a layer without one.
         """
-        if mask is not None and self.mask is None:
-            raise UserError(f"Layer {self.name!r} has no mask; make it with masked=True.")
         if mask is not None:
+            if self.mask is None:
+                raise UserError(f"Layer {self.name!r} has no mask; make it with masked=True.")
             self.mask.assign(mask.T)
         self.bias.assign(bias)
         if self.rank is None:

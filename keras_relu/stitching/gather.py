@@ -183,7 +183,7 @@ class Gatherer:
 
                 def resampled(weights: np.ndarray) -> np.ndarray:
                     repeated = (part for part, n in zip(parts, weights, strict=True) for _ in range(int(n)))
-                    return np.float64(value(Moments.merged(repeated)))
+                    return np.array(value(Moments.merged(repeated)))
 
                 table.error[cell] = self._deviation(resampled, len(parts))
             if table.null_mean is not None and table.null_std is not None:

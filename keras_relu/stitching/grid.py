@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pydantic
-import tensorflow as tf
 import tf_keras as keras
 from pydantic import Field
 
@@ -20,17 +19,18 @@ from keras_relu.config import Config
 from keras_relu.data import Dataset
 from keras_relu.errors import UserError
 from keras_relu.files import write_json, write_text
-from keras_relu.runs import Run
+from keras_relu.runs import Run, RunBusyError
 from keras_relu.stitching.config import StitchConfig
 from keras_relu.stitching.run import stitch
 
-__all__ = ["GRID_COLUMNS", "Cell", "GridConfig", "cells", "collect", "run_cell"]
+__all__ = ["GRID_COLUMNS", "Cell", "GridConfig", "cells", "collect", "run_cells"]
 
 GRID_COLUMNS = (
     *("front", "end", "front_layer", "end_layer", "init", "mask", "target", "seed", "accuracy", "relative_accuracy"),
     *("end_accuracy", "loss", "same_class", "cka", "l2", "least_squares_accuracy", "least_squares_cka"),
     *("least_squares_l2", "cka_before", "wall_time_s", "run"),
 )
+_AXES = {"init": "inits", "mask": "masks", "target": "targets", "seed": "seeds"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 
@@ -62,6 +62,14 @@ class GridConfig(Config):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} names directories, so it may hold letters, digits and _ only")
         return models
+
+    @pydantic.field_validator("settings")
+    @classmethod
+    def _no_axes(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for key, axis in _AXES.items():
+            if key in settings:
+                raise ValueError(f"{key!r} is an axis of the grid; name its values under {axis!r}")
+        return settings
 
 
 @dataclass(frozen=True)
@@ -95,65 +103,85 @@ def cells(grid: GridConfig, models: Mapping[str, keras.Model]) -> list[Cell]:
                 if name in made:
                     raise UserError(f"The grid holds {name} twice.")
                 made[name] = Cell(name, front, end, front_layer, end_layer, config)
+    if not made:
+        raise UserError("The grid has no cells: its pairs or its layers are empty.")
     return list(made.values())
 
 
-def run_cell(
-    cell: Cell,
+def run_cells(
+    planned: Sequence[Cell],
     grid: GridConfig,
     models: Mapping[str, keras.Model],
     dataset: Dataset,
-    output: Path,
+    output: str | Path,
     *,
     resume: bool = False,
     record: Mapping[str, Any] | None = None,
     on_done: Callable[[Run], None] | None = None,
-    strategy: tf.distribute.Strategy | None = None,
-    checkpoint_every: int = 0,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Run one cell unless it is finished; returns its result.
+    **options: Any,
+) -> dict[str, str]:
+    """Run every cell that is not finished, each as the run `output/<name>`; a cell in another process's hands is left.
 
     Args:
-        record: further keys of the run's configuration, the data set for example.
-        on_done: called with the run after it was finished, not when it was finished before.
+        record: further keys of the runs' configuration, the data set for example.
+        on_done: called with each run that this call finished.
+        options: passed to `stitch` (strategy, checkpoint_every, progress).
+
+    Returns:
+        Why cells were refused, by name: two layers that cannot be joined do not stop the others.
 
     Raises:
-        UserError: the directory holds another run, or an unfinished one without `resume`.
+        UserError: a directory holds a run of another configuration, or an unfinished one without `resume`; or every
+            cell was refused.
     """
-    folder = output / cell.name
-    if (folder / "result.json").exists():
-        return Run.open(folder).result
-    names = {"front": grid.models[cell.front], "end": grid.models[cell.end]}
+    refused: dict[str, str] = {}
+    for cell in planned:
+        run = _open(cell, grid, Path(output), resume=resume, record=record or {})
+        if run is None:
+            continue
+        try:
+            with run.withdrawn_if_refused():
+                _stitch(cell, models, dataset, run, resume=resume, **options)
+        except UserError as error:
+            refused[cell.name] = str(error)
+            continue
+        if on_done:
+            on_done(run)
+    if refused and len(refused) == len(planned):
+        raise UserError(f"No cell of the grid can run; the first, {planned[0].name}: {refused[planned[0].name]}")
+    return refused
+
+
+def _open(cell: Cell, grid: GridConfig, output: Path, *, resume: bool, record: Mapping[str, Any]) -> Run | None:
+    """The run of a cell; None when it is finished or somebody else works on it."""
+    names = {"front_path": grid.models[cell.front], "end_path": grid.models[cell.end]}
     layers = {"front_layer": cell.front_layer, "end_layer": cell.end_layer}
-    config = {**cell.config.to_dict(), **names, **layers, **(record or {})}
-    run = Run.create(folder, config=config, stage="stitch", parent=names["front"], resume=resume)
-    result = stitch(
-        models[cell.front],
-        models[cell.end],
-        cell.front_layer,
-        cell.end_layer,
-        dataset,
-        cell.config,
-        run=run,
-        resume=resume,
-        strategy=strategy,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-        facts={"front": cell.front, "end": cell.end},
-    ).result
-    if on_done:
-        on_done(run)
-    return result
+    config = {**cell.config.to_dict(), **names, **layers, **record}
+    if (output / cell.name / "result.json").exists():
+        Run.open(output / cell.name).require_same(config)
+        return None
+    try:
+        return Run.create(output / cell.name, config=config, stage="stitch", parent=names["front_path"], resume=resume)
+    except RunBusyError:
+        return None
 
 
-def collect(output: Path, planned: list[Cell]) -> pd.DataFrame:
-    """The table of the finished cells; also written as grid.csv and grid.json."""
+def _stitch(cell: Cell, models: Mapping[str, keras.Model], dataset: Dataset, run: Run, **options: Any) -> None:
+    paths = {key: run.config[key] for key in ("front_path", "end_path")}
+    facts = {"front": cell.front, "end": cell.end, **paths}
+    networks = models[cell.front], models[cell.end]
+    stitch(*networks, cell.front_layer, cell.end_layer, dataset, cell.config, run=run, facts=facts, **options)
+
+
+def collect(output: str | Path, planned: Sequence[Cell], refused: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The table of the finished cells; also written as grid.csv and grid.json, with the reasons of refused cells."""
+    output = Path(output)
     rows = [_row(Run.open(output / c.name).result, c) for c in planned if (output / c.name / "result.json").exists()]
     frame = pd.DataFrame(rows, columns=list(GRID_COLUMNS))
     write_text(output / "grid.csv", frame.to_csv(index=False))
     done = {row["run"] for row in rows}
-    write_json(output / "grid.json", {"cells": rows, "unfinished": [c.name for c in planned if c.name not in done]})
+    left = [cell.name for cell in planned if cell.name not in done]
+    write_json(output / "grid.json", {"cells": rows, "unfinished": left, "refused": dict(refused or {})})
     return frame
 
 

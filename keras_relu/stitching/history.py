@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +55,7 @@ class History:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a compressed .npz atomically."""
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write a compressed .npz of arrays atomically."""
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
