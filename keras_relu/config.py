@@ -14,7 +14,7 @@ from typing_extensions import Self
 from keras_relu.errors import UserError, unknown_key
 from keras_relu.files import existing_file
 
-__all__ = ["Config", "load_yaml", "yaml_problem"]
+__all__ = ["Config", "load_yaml", "merged", "yaml_problem"]
 
 
 class Config(pydantic.BaseModel):
@@ -76,3 +76,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"The configuration {str(path)!r} must be a mapping of keys, received {type(values).__name__}.")
     return values
+
+
+def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `extra` on top, nested mappings key by key."""
+    result = dict(base)
+    for key, value in extra.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if nested else value
+    return result

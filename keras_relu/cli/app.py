@@ -7,7 +7,17 @@ from typing import Any
 import typer
 
 from keras_relu._version import __version__
-from keras_relu.cli import decomposition, demo, networks, reduction, reporting, similarity, stitching, training
+from keras_relu.cli import (
+    decomposition,
+    demo,
+    experiments,
+    networks,
+    reduction,
+    reporting,
+    similarity,
+    stitching,
+    training,
+)
 
 __all__ = ["app", "command"]
 
@@ -34,7 +44,7 @@ def _options(
     """Options before any command. `--debug` is taken out of the arguments before they come here."""
 
 
-for module in (networks, training, reduction, decomposition, reporting, demo, similarity, stitching):
+for module in (networks, training, reduction, decomposition, reporting, demo, similarity, stitching, experiments):
     module.register(app)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_relu.cli.quiet import start_tensorflow
+from keras_relu.config import merged
 from keras_relu.errors import UserError
 from keras_relu.files import read_json
 
@@ -127,15 +128,6 @@ def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         result = merged(result, value)
-    return result
-
-
-def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `extra` on top, nested mappings key by key."""
-    result = dict(base)
-    for key, value in extra.items():
-        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if nested else value
     return result
 
 

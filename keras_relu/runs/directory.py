@@ -5,6 +5,7 @@ config.yaml     stage, parent and the resolved configuration
 metrics.csv     one row per call of `Run.log`
 tensorboard/    the same numbers as event files, tagged `<phase>/<key>`
 checkpoints/    written by `training.fit`
+logs/           of batch jobs, which may start before there is a run
 model.keras     the result of the stage
 result.json     headline numbers; its presence means that the run is finished
 ```
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
+_LOGS = "logs"
 _PACKAGES = ("keras_relu", "tensorflow", "tf_keras", "numpy")
 
 
@@ -102,7 +104,7 @@ class Run:
             run._lock = hold(path)
             run._metrics.repair()
             return run
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(entry.name != _LOGS for entry in path.iterdir())):
             raise UserError(f"{str(path)!r} exists and is no run directory; choose a new or empty one for the output.")
         write_text(path / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
         run._lock, run._new = hold(path), True
@@ -135,7 +137,7 @@ class Run:
             yield
         except UserError:
             if self.chief and self._new and not any(self.checkpoints.glob("*.npz")):
-                shutil.rmtree(self.path, ignore_errors=True)
+                _remove(self.path)
             raise
 
     @property
@@ -267,6 +269,18 @@ def _check_existing(path: Path, asked: dict[str, Any], *, resume: bool) -> None:
             f"The run {str(path)!r} was started with another configuration: {key[0]!r} was {key[1]!r}, "
             f"now it is {key[2]!r}. Resume with the same settings."
         )
+
+
+def _remove(path: Path) -> None:
+    """Delete a run, but not the log that says why."""
+    if not (path / _LOGS).exists():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    for entry in path.iterdir():
+        if entry.is_dir() and entry.name != _LOGS:
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != _LOGS:
+            entry.unlink(missing_ok=True)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

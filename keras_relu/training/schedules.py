@@ -22,6 +22,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_relu.errors import UserError, unknown_key
+from keras_relu.training.segments import segments
 
 __all__ = ["SCHEDULES", "Schedule", "get_schedule"]
 
@@ -88,6 +89,7 @@ SCHEDULES: dict[str, Callable[..., tf.Tensor]] = {
     "cos_modified": cos_modified,
     "step": step,
     "polynomial": polynomial,
+    "segments": segments,
 }
 
 
