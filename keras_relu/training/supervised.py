@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,15 @@ from keras_relu.training import checkpoint, losses
 from keras_relu.training.checks import require_logits
 from keras_relu.training.ema import ExponentialMovingAverage
 from keras_relu.training.fit import fit
-from keras_relu.training.optimizers import Optimizer, compute_gradients, get_optimizer
+from keras_relu.training.optimizers import Optimizer, compute_gradients, for_each_replica, get_optimizer
 from keras_relu.training.precision import PRECISIONS, LossScale, all_finite
 from keras_relu.training.schedules import Schedule, get_schedule
 from keras_relu.training.strategy import place_model
 
-__all__ = ["SupervisedStep", "TrainConfig", "train"]
+__all__ = ["Rule", "SupervisedStep", "TrainConfig", "measure", "optimize", "train"]
+
+# (variable, f): the variable becomes f(variable) after every update; how pruned weights stay zero, for example.
+Rule = tuple[tf.Variable, Callable[[tf.Variable], tf.Tensor]]
 
 # The usual recipe of the CIFAR literature (spec replacement, section 3.1).
 _SGD_DEFAULTS = {"momentum": 0.9, "weight_decay": 5e-4}
@@ -101,6 +104,7 @@ class SupervisedStep:
         teacher: its logits are distilled; runs in inference mode and gets no gradient.
         ema: updated after every step.
         loss_scale: for float16.
+        rules: applied after every update, the constraints of the model's variables before them.
     """
 
     def __init__(
@@ -117,8 +121,11 @@ class SupervisedStep:
         clip_norm: float | None = None,
         ema: ExponentialMovingAverage | None = None,
         loss_scale: LossScale | None = None,
+        rules: Sequence[Rule] = (),
     ) -> None:
         self.model = model
+        constrained = [(v, v.constraint) for v in model.trainable_variables if getattr(v, "constraint", None)]
+        self.rules = [*constrained, *rules]
         self.optimizer = optimizer
         self.schedule = schedule
         self.normalization = normalization
@@ -145,6 +152,8 @@ class SupervisedStep:
         rate = self.schedule(step_index)
         finite = None if scale is None else all_finite(gradients)
         self.optimizer.apply(zip(gradients, variables, strict=True), rate, when=finite)
+        if self.rules:
+            for_each_replica(_apply_rule, [(variable, (rule,)) for variable, rule in self.rules], when=finite)
         if self.ema is not None:
             self.ema.update(when=finite)
         if self.loss_scale is not None:
@@ -170,7 +179,42 @@ class SupervisedStep:
         return groups
 
 
+def _apply_rule(variable: tf.Variable, rule: Callable[[tf.Variable], tf.Tensor]) -> None:
+    variable.assign(rule(variable))
+
+
 def train(
+    model: keras.Model,
+    dataset: Any,
+    run: Run | None,
+    config: TrainConfig | Mapping[str, Any],
+    *,
+    facts: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train `model` in place, keep the chosen weights, and measure them on the test split once.
+
+    Args:
+        model: logits for the classes of `dataset`; built under the precision's policy (`precision.set_precision`).
+        run: gets metrics, checkpoints, the model and result.json; None writes nothing.
+        facts: further keys of the result, the architecture for example.
+        options: resume, teacher, strategy, checkpoint_every, log_every, progress, max_steps; see `optimize`.
+
+    Returns:
+        The result as in result.json (without a run: its measured part).
+
+    Raises:
+        UserError, TrainingDivergedError, Interrupted: settings that contradict each other; see `fit`.
+    """
+    config = optimize(model, dataset, run, config, **options)
+    measured = measure(model, dataset, config) | dict(facts or {})
+    if run is None:
+        return measured
+    run.save_model(model)
+    return run.finish(measured)
+
+
+def optimize(
     model: keras.Model,
     dataset: Any,
     run: Run | None,
@@ -183,29 +227,32 @@ def train(
     log_every: int = 50,
     progress: bool = True,
     max_steps: int | None = None,
-    facts: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Train `model` in place, keep the chosen weights, and measure them on the test split once.
+    rules: Callable[[keras.Model], Sequence[Rule]] | None = None,
+    watch: Callable[[keras.Model], Callable[[], Mapping[str, float]]] | None = None,
+    eligible: Callable[[keras.Model], Callable[[], bool]] | None = None,
+) -> TrainConfig:
+    """Train `model` in place and keep the chosen weights: `train` without the final measurement and the files of the result.
 
     Args:
-        model: logits for the classes of `dataset`; built under the precision's policy (`precision.set_precision`).
-        run: gets metrics, checkpoints, the model and result.json; None writes nothing.
         resume: go on from the newest checkpoint of `run`.
         teacher: a network to distil from.
-        facts: further keys of the result, the architecture for example.
+        rules: makes the rules of the model that is trained, which is a copy where a strategy asks for one.
+        watch: makes what measures that model after each epoch besides accuracy and loss; needs a validation split.
+        eligible: makes what says whether the weights of the epoch that ended may be kept by keep='best'; the last ones
+            are kept where it never says yes.
 
     Returns:
-        The result as in result.json (without a run: its measured part).
-
-    Raises:
-        UserError, TrainingDivergedError, Interrupted: settings that contradict each other; see `fit`.
+        The checked configuration.
     """
     config = _checked(config, model, dataset, teacher)
     strategy = strategy or tf.distribute.get_strategy()
     placed = place_model(model, strategy)
     with strategy.scope():
-        step = _make_step(placed, dataset, config, None if teacher is None else place_model(teacher, strategy))
+        taught = None if teacher is None else place_model(teacher, strategy)
+        step = _make_step(placed, dataset, config, taught, rules(placed) if rules else ())
     selection = _Selection(step, dataset, config, run, resume=resume)
+    selection.watch = watch(placed) if watch else None
+    selection.eligible = eligible(placed) if eligible else None
     fit(
         step,
         dataset,
@@ -225,15 +272,14 @@ def train(
     selection.finish()
     if placed is not model:
         model.set_weights(placed.get_weights())
-    measured = _measure(model, dataset, config) | dict(facts or {})
-    if run is None:
-        return measured
-    run.save_model(model)
-    return run.finish(measured)
+    return config
 
 
 class _Selection:
     """Which weights are validated and kept: averaged or not, of the last epoch or of the best one."""
+
+    watch: Callable[[], Mapping[str, float]] | None = None
+    eligible: Callable[[], bool] | None = None
 
     def __init__(
         self, step: SupervisedStep, dataset: Any, config: TrainConfig, run: Run | None, *, resume: bool
@@ -253,9 +299,11 @@ class _Selection:
         with self.step.ema.swapped() if self.step.ema is not None else contextlib.nullcontext():
             measured = self.evaluator(self.split)
             # Epochs that a resumed run repeats give the same accuracy again, which is no improvement.
-            if self.keep_best and (self.best is None or measured["accuracy"] > self.best[0]):
+            better = self.best is None or measured["accuracy"] > self.best[0]
+            if self.keep_best and better and (self.eligible is None or self.eligible()):
                 self._remember(measured["accuracy"])
-        return {"accuracy": measured["accuracy"], "loss": measured["loss"]}
+            watched = self.watch() if self.watch else {}
+        return {"accuracy": measured["accuracy"], "loss": measured["loss"], **watched}
 
     def finish(self) -> None:
         """Put the kept weights into the model."""
@@ -298,7 +346,9 @@ def _checked(
     return config
 
 
-def _make_step(model: keras.Model, dataset: Any, config: TrainConfig, teacher: keras.Model | None) -> SupervisedStep:
+def _make_step(
+    model: keras.Model, dataset: Any, config: TrainConfig, teacher: keras.Model | None, rules: Sequence[Rule]
+) -> SupervisedStep:
     return SupervisedStep(
         model,
         config.make_optimizer(),
@@ -311,10 +361,11 @@ def _make_step(model: keras.Model, dataset: Any, config: TrainConfig, teacher: k
         clip_norm=config.clip_norm,
         ema=None if config.ema_decay is None else ExponentialMovingAverage(model.variables, config.ema_decay),
         loss_scale=LossScale() if config.precision == "float16" else None,
+        rules=rules,
     )
 
 
-def _measure(model: keras.Model, dataset: Any, config: TrainConfig) -> dict[str, Any]:
+def measure(model: keras.Model, dataset: Any, config: TrainConfig) -> dict[str, Any]:
     """The final numbers: the only place of a training that reads the test split."""
     evaluator = Evaluator(model, dataset.normalization)
     validation = evaluator(dataset.validation) if dataset.validation.size else {}
