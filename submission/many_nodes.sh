@@ -17,8 +17,7 @@
 
 # Slurm runs a copy of this script, so the repository is where the job was submitted.
 KR_ROOT=${KERAS_RELU_ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "$0")/.." && pwd)}}
+# shellcheck source=submission/lib.sh
 source "$KR_ROOT/submission/lib.sh" || exit 2
 
-# Two jobs on one node must not meet on a port.
-export KERAS_RELU_BASE_PORT=${KERAS_RELU_BASE_PORT:-$((20000 + ${SLURM_JOB_ID:-0} % 20000))}
 kr_main --tasks "$@"

@@ -16,6 +16,7 @@
 
 # Slurm runs a copy of this script, so the repository is where the job was submitted.
 KR_ROOT=${KERAS_RELU_ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "$0")/.." && pwd)}}
+# shellcheck source=submission/lib.sh
 source "$KR_ROOT/submission/lib.sh" || exit 2
 
 kr_main "$@"

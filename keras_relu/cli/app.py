@@ -11,11 +11,13 @@ from keras_relu.cli import (
     decomposition,
     demo,
     experiments,
+    induction,
     networks,
     reduction,
     reporting,
     similarity,
     stitching,
+    submit,
     training,
 )
 
@@ -44,7 +46,19 @@ def _options(
     """Options before any command. `--debug` is taken out of the arguments before they come here."""
 
 
-for module in (networks, training, reduction, decomposition, reporting, demo, similarity, stitching, experiments):
+for module in (
+    networks,
+    training,
+    reduction,
+    decomposition,
+    reporting,
+    demo,
+    similarity,
+    stitching,
+    induction,
+    experiments,
+    submit,
+):
     module.register(app)
 
 

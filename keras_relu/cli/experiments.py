@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_relu.cli.common import Json, StrategyName, emit, overrides, strategy_for, table
+from keras_relu.cli.common import DataDir, Json, StrategyName, emit, overrides, strategy_for, table
 from keras_relu.cli.quiet import start_tensorflow
 from keras_relu.errors import UserError
 
@@ -15,23 +15,20 @@ if TYPE_CHECKING:
 
     from keras_relu.experiments import Experiment
 
-__all__ = ["register"]
+__all__ = ["DataDir", "Keys", "PreTrained", "Root", "Training", "register", "truth"]
 
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 Directory = Annotated[str, typer.Argument(help="A directory with an experiment.yaml.")]
 Root = Annotated[str, typer.Argument(help="A directory of the tree; everything below it is meant.")]
 Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file's.")]
-Training = Annotated[str | None, typer.Option("--training", envvar="TRAINING", help="true or false; default: by need.")]
-PreTrained = Annotated[
-    str | None, typer.Option("--pre-trained", envvar="PRE_TRAINED", help="Use the stage's own finished model.")
+Training = Annotated[
+    str | None, typer.Option("--training", help="true or false; default: train until there is a finished run.")
 ]
-Gpus = Annotated[int | None, typer.Option(envvar="GPUS", min=0, help="How many GPUs of this machine; default: all.")]
+PreTrained = Annotated[str | None, typer.Option("--pre-trained", help="true or false: the stage's own finished model.")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="How many GPUs of this machine; default: all.")]
 Every = Annotated[
     int, typer.Option(help="Steps between checkpoints; 0 = after every epoch. A signal and the end always save.")
-]
-ExperimentDataDir = Annotated[
-    str | None, typer.Option("--data-dir", envvar="DATA_DIR", help="Folder that holds the data set's files.")
 ]
 RunPlace = Annotated[str | None, typer.Option("--output", "-o", help="The run directory; default: DIRECTORY/run.")]
 
@@ -45,7 +42,7 @@ def run(
     training: Training = None,
     pre_trained: PreTrained = None,
     gpus: Gpus = None,
-    data_dir: ExperimentDataDir = None,
+    data_dir: DataDir = None,
     output: RunPlace = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Every = 200,
@@ -54,7 +51,7 @@ def run(
     """Train or evaluate one experiment; goes on with what an interrupted run has saved."""
     from keras_relu.experiments.config import load_experiment
 
-    asked = {"training": _truth("--training", training), "pre_trained": _truth("--pre-trained", pre_trained)}
+    asked = {"training": truth("--training", training), "pre_trained": truth("--pre-trained", pre_trained)}
     experiment = load_experiment(directory, overrides(keys))
     placed = _strategy(strategy, gpus)
     from keras_relu.experiments.run import choose_mode, run_experiment
@@ -70,7 +67,7 @@ def chain(
     root: Root,
     keys: Keys = None,
     gpus: Gpus = None,
-    data_dir: ExperimentDataDir = None,
+    data_dir: DataDir = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Every = 200,
     json: Json = False,
@@ -104,17 +101,17 @@ def chain(
 @experiments.command("list")
 def list_(root: Root = "cnns", json: Json = False) -> None:
     """What is configured: every experiment with its network, parent and recipe."""
-    from keras_relu.experiments.tree import find_experiments, list_rows
+    from keras_relu.experiments.tree import find_experiments, in_order, list_rows
 
-    _show(list_rows(find_experiments(root)), json)
+    _show(list_rows(in_order(find_experiments(root))), json)
 
 
 @experiments.command("status")
 def status(root: Root = "cnns", json: Json = False) -> None:
     """How far every experiment is, and its accuracy beside the published one."""
-    from keras_relu.experiments.tree import find_experiments, status_rows
+    from keras_relu.experiments.tree import find_experiments, in_order, status_rows
 
-    _show(status_rows(find_experiments(root)), json)
+    _show(status_rows(in_order(find_experiments(root))), json)
 
 
 @experiments.command("recipes")
@@ -144,7 +141,8 @@ def _short(experiment: Experiment, result: dict[str, Any]) -> dict[str, Any]:
 _LEFT_OUT = ("git_revision", "config_hash")
 
 
-def _truth(option: str, text: str | None) -> bool | None:
+def truth(option: str, text: str | None) -> bool | None:
+    """The value of an option that is true, false or left open; also as the original scripts wrote it, True and False."""
     if text is None:
         return None
     if text.lower() not in _TRUTH:

@@ -19,11 +19,14 @@ __all__ = ["overrides_for", "plan_chain", "run_chain"]
 _TRAIN = Mode(training=True, pre_trained=False)
 
 
-def plan_chain(root: str | Path, overrides: Mapping[str, Any] | None = None) -> list[Experiment]:
+def plan_chain(
+    root: str | Path, overrides: Mapping[str, Any] | None = None, *, parents_trained: bool = True
+) -> list[Experiment]:
     """The experiments in `root` and below in the order in which they can run.
 
     Args:
         overrides: see `overrides_for`.
+        parents_trained: whether a parent outside `root` must have a finished run already.
 
     Raises:
         UserError: none, a wrong one, one that starts from an experiment that is neither there nor trained, or an override
@@ -33,6 +36,12 @@ def plan_chain(root: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     unused = [stage for stage in STAGES if stage in (overrides or {}) and stage not in {e.config.stage for e in found}]
     if unused:
         raise UserError(f"There is an override for the stage {unused[0]!r}, but no such stage in {str(root)!r}.")
+    if parents_trained:
+        _require_parents(found, root)
+    return [load_experiment(e.directory, overrides_for(e.config.stage, overrides or {})) for e in found]
+
+
+def _require_parents(found: Sequence[Experiment], root: str | Path) -> None:
     places = {e.directory.resolve() for e in found}
     for e in found:
         outside = e.parent is not None and e.parent.resolve() not in places
@@ -40,7 +49,6 @@ def plan_chain(root: str | Path, overrides: Mapping[str, Any] | None = None) -> 
             raise UserError(
                 f"{str(e.directory)!r} starts from {str(e.parent)!r}, which is not below {str(root)!r} and not trained."
             )
-    return [load_experiment(e.directory, overrides_for(e.config.stage, overrides or {})) for e in found]
 
 
 def overrides_for(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
