@@ -49,6 +49,9 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Peak learning rate.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file with settings; options given here win.")] = None,
     set_: Overrides = None,
+    arch_set: Annotated[
+        list[str] | None, typer.Option("--arch-set", help="Option of the architecture, width=0.125; repeatable.")
+    ] = None,
     teacher: Annotated[str | None, typer.Option(help="Model to distil from.")] = None,
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
@@ -66,6 +69,7 @@ def train(
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": lr, "seed": seed}
     settings = merged(load_yaml(config) if config else {}, {k: v for k, v in given.items() if v is not None})
     settings = merged(settings, overrides(set_))
+    arch_options = overrides(arch_set)
     if teacher:
         existing_file(teacher, "teacher")
     placed = strategy_for(strategy)
@@ -79,15 +83,17 @@ def train(
     choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
     images = choice.load()
     weights_seed = seed if init_seed is None else init_seed
-    model = models.build(arch, classes=images.classes, input_shape=images.image_shape, seed=weights_seed)
-    record = {**checked.to_dict(), "arch": arch, **choice.record(images), "init_seed": weights_seed}
+    models.check_options(arch, arch_options)
+    model = models.build(
+        arch, classes=images.classes, input_shape=images.image_shape, seed=weights_seed, **arch_options
+    )
+    known: dict[str, Any] = {"arch": arch, **({"arch_options": arch_options} if arch_options else {})}
+    record = {**checked.to_dict(), **known, **choice.record(images), "init_seed": weights_seed}
     run = Run.create(output, config=record, stage="train", resume=resume, chief=is_chief(placed))
     source = load_keras(teacher) if teacher else None
     options: dict[str, Any] = {"strategy": placed, "checkpoint_every": checkpoint_every, "progress": not json}
     with run.withdrawn_if_refused():
-        result = supervised.train(
-            model, images, run, checked, resume=resume, teacher=source, facts={"arch": arch}, **options
-        )
+        result = supervised.train(model, images, run, checked, resume=resume, teacher=source, facts=known, **options)
     keys = ("arch", "dataset", "normalization", "accuracy", "correct", "total", "loss", "val_accuracy", "wall_time_s")
     short = {"output": output, **{key: result[key] for key in keys}}
     emit(short, as_json=json, lines=[table(("result", ""), short.items())])

@@ -19,10 +19,11 @@ from keras_relu.models import (
     torch_weights,
     wide_resnet,
 )
-from keras_relu.models.registry import build, describe, list_models, register
+from keras_relu.models.registry import build, check_options, describe, list_models, register
 
 __all__ = [
     "build",
+    "check_options",
     "dense",
     "describe",
     "fusionet",

@@ -12,7 +12,7 @@ import tf_keras as keras
 
 from keras_relu.errors import UserError, unknown_key
 
-__all__ = ["Entry", "build", "describe", "get_entry", "list_models", "register"]
+__all__ = ["Entry", "build", "check_options", "describe", "get_entry", "list_models", "register"]
 
 Builder = Callable[..., keras.Model]
 
@@ -98,12 +98,18 @@ def build(
         UserError: unknown name or option, fewer than one class, or an input shape that is not three positive sizes.
     """
     entry = get_entry(name)
-    for key in options:
-        if key not in entry.options:
-            raise unknown_key(f"option for model {name!r}", key, entry.options)
+    check_options(name, options)
     shape = _checked_shape(entry.input_shape if input_shape is None else input_shape)
     classes = _checked_classes(entry.classes if classes is None else classes)
     return entry.builder(name, shape, classes, seed, **{**entry.fixed, **entry.options, **options})
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """UserError naming the first key that is no option of the network `name`."""
+    allowed = get_entry(name).options
+    for key in options:
+        if key not in allowed:
+            raise unknown_key(f"option for model {name!r}", key, allowed)
 
 
 def describe(name: str, *, classes: int | None = None, input_shape: tuple[int, int, int] | None = None) -> dict:
