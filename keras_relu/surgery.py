@@ -9,7 +9,7 @@ Every function returns a new model with copied weights; the model that was given
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,29 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from keras_relu.errors import UserError
+from keras_relu.errors import UserError, unknown_key
 
-__all__ = ["Site", "copy_model", "find_sites", "iter_layers", "replace_layers", "replace_sites", "require_functional"]
+__all__ = [
+    "DROPPED",
+    "Site",
+    "copy_model",
+    "find_sites",
+    "is_plain_relu",
+    "iter_layers",
+    "nodes_in_order",
+    "preactivations",
+    "replace_layers",
+    "replace_sites",
+    "require_functional",
+    "rewire",
+]
+
+# What `replace_layers` may be given for a layer that has one input: the input takes its output's place.
+DROPPED: Any = object()
 
 _RELU_OPS = {"nn.relu": None, "nn.relu6": 6.0}
+
+Rewiring = Callable[[keras.layers.Layer, list[Any], Callable[[Any], Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -95,30 +113,74 @@ def find_sites(model: keras.Model) -> list[Site]:
     return [site for _, site, _ in _walk_sites(require_functional(model))]
 
 
-def replace_sites(model: keras.Model, make: Callable[[Site], keras.layers.Layer | None]) -> keras.Model:
+def replace_sites(
+    model: keras.Model,
+    make: Callable[[Site], keras.layers.Layer | None],
+    *,
+    taps: Mapping[str, keras.layers.Layer] | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> keras.Model:
     """A copy of `model` in which `make(site)` stands at each site.
 
     Args:
         model: functional tf_keras model.
         make: returns the new layer (named `site.name`, so that sites keep stable names), or None to leave the site's ReLU.
+            A layer with two outputs gives the site's output and, as second, what other sites may read.
+        taps: layers that read the pre-activations of the named sites, for other sites to read.
+        sources: {site: earlier or same site}; the layer of the first is called with [x, what was tapped at the second].
 
     Returns:
         A functional model with the same inputs, outputs and weights.
 
     Raises:
-        UserError: a model that cannot be edited, see `require_functional`; a nested model that is called more than once.
+        UserError: a model that cannot be edited, see `require_functional`; a nested model that is called more than once;
+            a source that is not computed before the site that reads it, or lies in another nested model.
     """
-    return _Rebuild(require_functional(model), site=make).run()
+    rebuild = _Rebuild(require_functional(model), site=make)
+    rebuild.taps, rebuild.sources = taps or {}, sources or {}
+    return rebuild.run()
+
+
+def preactivations(model: keras.Model, names: Sequence[str]) -> keras.Model:
+    """A model with the weights of `model` whose outputs are the inputs of the named ReLU sites, in that order.
+
+    Raises:
+        UserError: as `replace_sites`; no such site, or one inside a nested model (`splitting.unpack` it first).
+    """
+    known = [site.name for site in find_sites(model)]
+    explicit = replace_sites(model, lambda site: None)
+    own = {layer.name for layer in explicit.layers}
+    for name in names:
+        if name not in known or name not in own:
+            raise unknown_key(f"ReLU site of {model.name!r}", name, [site for site in known if site in own])
+    return keras.Model(explicit.inputs, [explicit.get_layer(name).input for name in names], name="preactivations")
 
 
 def replace_layers(model: keras.Model, make: Callable[[keras.layers.Layer], keras.layers.Layer | None]) -> keras.Model:
-    """A copy of `model` in which layer `l` is exchanged for `make(l)`; None keeps it. Sites are not split out."""
+    """A copy of `model` in which layer `l` is exchanged for `make(l)`; None keeps it, DROPPED leaves it out. Sites are not
+    split out."""
     return _Rebuild(require_functional(model), layer=make).run()
 
 
 def copy_model(model: keras.Model) -> keras.Model:
     """A copy of `model` with weights of its own, made under the current distribution strategy."""
     return replace_layers(model, lambda layer: None)
+
+
+def rewire(model: keras.Model, make: Rewiring) -> keras.Model:
+    """A copy of `model` in which any layer's call may be computed otherwise, from any tensors computed before it.
+
+    Args:
+        make: called as make(layer, inputs, lookup) at each call of a layer, in order: `inputs` are its tensors in the
+            copy, and `lookup(tensor)` is the copy of any earlier tensor of `model`. Returns the new output, or None to
+            keep the layer. Weights of the layers it makes are its own affair.
+    """
+    return _Rebuild(require_functional(model), call=make).run()
+
+
+def is_plain_relu(layer: keras.layers.Layer) -> bool:
+    """Whether `layer` is nothing but a ReLU without an upper bound."""
+    return _relu_of(layer) == (True, None)
 
 
 class _Rebuild:
@@ -130,19 +192,23 @@ class _Rebuild:
         *,
         site: Callable[[Site], keras.layers.Layer | None] | None = None,
         layer: Callable[[keras.layers.Layer], keras.layers.Layer | None] | None = None,
+        call: Rewiring | None = None,
         prefix: str = "",
     ) -> None:
-        self.model, self.make_site, self.make_layer = model, site, layer
+        self.model, self.make_site, self.make_layer, self.make_call = model, site, layer, call
         self.tensors = _Reusable()
         self.copies: dict[int, keras.layers.Layer] = {}
         self.cloned: set[int] = set()
         self.prefix = prefix
+        self.taps: Mapping[str, keras.layers.Layer] = {}
+        self.sources: Mapping[str, str] = {}
+        self.tapped: dict[str, Any] = {}
         self.sites = {id(node): (found, own) for node, found, own in _own_sites(model, prefix)} if site else {}
 
     def run(self) -> keras.Model:
         _require_called_once(self.model)
         inputs = [self._input(tensor) for tensor in self.model.inputs]
-        for node in _nodes_in_order(self.model):
+        for node in nodes_in_order(self.model):
             if not node.is_input:
                 self._node(node)
         outputs = [self.tensors.get_tensor(tensor) for tensor in self.model.outputs]
@@ -162,18 +228,34 @@ class _Rebuild:
 
     def _node(self, node: Any) -> None:
         args, kwargs = node.map_arguments(self.tensors)
-        outputs = self._apply(node, args, kwargs)
+        outputs = None
+        if self.make_call is not None:
+            outputs = self.make_call(node.layer, tf.nest.flatten(args), self.tensors.get_tensor)
+        outputs = self._apply(node, args, kwargs) if outputs is None else outputs
         for old, new in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True):
             self.tensors.put(old, new)
 
     def _apply(self, node: Any, args: Any, kwargs: Any) -> Any:
         layer = node.layer
         if self.make_site is None or id(node) not in self.sites:
-            return self._copy(layer)(*args, **kwargs)
+            copy = self._copy(layer)
+            return tf.nest.flatten(args)[0] if copy is DROPPED else copy(*args, **kwargs)
         site, own_layer = self.sites[id(node)]
         x = tf.nest.flatten(args)[0] if own_layer else self._copy(layer, activation="linear")(*args, **kwargs)
-        made = self.make_site(site)
-        return (made or keras.layers.ReLU(site.max_value, name=site.name, dtype=layer.dtype_policy))(x)
+        made = self.make_site(site) or keras.layers.ReLU(site.max_value, name=site.name, dtype=layer.dtype_policy)
+        return self._place(site, made, x)
+
+    def _place(self, site: Site, made: keras.layers.Layer, x: Any) -> Any:
+        if site.name in self.taps:
+            self.tapped[site.name] = self.taps[site.name](x)
+        source = self.sources.get(site.name)
+        if source is not None and source not in self.tapped:
+            raise UserError(f"Site {site.name!r} cannot read {source!r}, which is not computed before it in this model.")
+        outputs = made(x if source is None else [x, self.tapped[source]])
+        if not isinstance(outputs, (list, tuple)):
+            return outputs
+        y, self.tapped[site.name] = outputs
+        return y
 
     def _copy(self, layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
         if id(layer) not in self.copies:
@@ -183,7 +265,8 @@ class _Rebuild:
     def _new(self, layer: keras.layers.Layer, changes: dict[str, Any]) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
             prefix = f"{self.prefix}{layer.name}_"
-            return _Rebuild(require_functional(layer), site=self.make_site, layer=self.make_layer, prefix=prefix).run()
+            makers = {"site": self.make_site, "layer": self.make_layer, "call": self.make_call}
+            return _Rebuild(require_functional(layer), prefix=prefix, **makers).run()
         made = self.make_layer(layer) if self.make_layer else None
         if made is not None:
             return made
@@ -201,7 +284,7 @@ class _Rebuild:
 def _require_called_once(model: keras.Model) -> None:
     """Sites of a nested model that is called twice would share one mask for two places."""
     seen: set[int] = set()
-    for node in _nodes_in_order(model):
+    for node in nodes_in_order(model):
         if isinstance(node.layer, keras.Model) and id(node.layer) in seen:
             raise UserError(f"The nested model {node.layer.name!r} is called more than once; flatten the model first.")
         seen.add(id(node.layer))
@@ -211,7 +294,7 @@ def _own_sites(model: keras.Model, prefix: str) -> Iterator[tuple[Any, Site, boo
     """(node, site, the layer is nothing but the ReLU) for the nodes of `model` itself, nested models left out."""
     calls: dict[int, int] = {}
     names = {layer.name for layer in model.layers}
-    for node in _nodes_in_order(model):
+    for node in nodes_in_order(model):
         found = None if node.is_input else _relu_of(node.layer)
         if found is None:
             continue
@@ -227,7 +310,7 @@ def _own_sites(model: keras.Model, prefix: str) -> Iterator[tuple[Any, Site, boo
 def _walk_sites(model: keras.Model, prefix: str = "") -> Iterator[tuple[Any, Site, bool]]:
     _require_called_once(model)
     own = {id(node): (node, site, own_layer) for node, site, own_layer in _own_sites(model, prefix)}
-    for node in _nodes_in_order(model):
+    for node in nodes_in_order(model):
         if id(node) in own:
             yield own[id(node)]
         elif isinstance(node.layer, keras.Model):
@@ -247,7 +330,8 @@ def _image_shape(node: Any) -> tuple[int, ...]:
     return tuple(node.outputs.shape[1:])
 
 
-def _nodes_in_order(model: keras.Model) -> Iterator[Any]:
+def nodes_in_order(model: keras.Model) -> Iterator[Any]:
+    """The calls of layers in `model` in an order in which they can be computed, inputs included."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]
 

@@ -1,0 +1,214 @@
+"""Which prototype each induced neuron borrows from.
+
+*Hamming* (the original's) takes the prototype whose sign differs on the fewest images, from the packed cache. *Energy* weighs a
+wrong bit by what it does, x^2 of the induced neuron on that image, and takes the smallest sum: with signs s in {-1, +1},
+
+    sum_m x_nm^2 [s_nm != s_km] = (E_n - A_nk) / 2,    E_n = sum_m x_nm^2,    A_nk = sum_m (x_nm^2 s_nm) s_km,
+
+so the best prototype has the largest A, which is a matrix product summed over a stream of images: no cache is needed. With
+`polarity` the complement of a prototype may be borrowed (-A), with `constants` a gate that always (T_n = sum_m x_nm^2 s_nm) or
+never (-T_n) passes. Neither costs a comparison.
+
+Source: specification `induction` of the design, sections 4.3 and 10.2 to 10.4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from keras_relu import surgery
+from keras_relu.errors import UserError, unknown_key
+from keras_relu.induction import bits
+from keras_relu.induction.cache import Cache
+
+if TYPE_CHECKING:
+    from keras_relu.data import Normalization
+
+__all__ = ["ASSOCIATIONS", "TIES", "cached_mismatch", "energy_codes", "hamming_codes", "mismatch", "self_first"]
+
+ASSOCIATIONS = ("energy", "hamming")
+TIES = ("lowest", "self")
+_BATCH = 128
+_TILE = 8192
+
+
+def hamming_codes(
+    words: np.ndarray, prototypes: np.ndarray, images: int, *, polarity: bool = False, constants: bool = False
+) -> np.ndarray:
+    """The code with the smallest Hamming distance for every neuron; the lowest code at ties.
+
+    Args:
+        words: uint64 [N, W], responses of the induced neurons.
+        prototypes: uint64 [K, W].
+        images: M.
+
+    Returns:
+        int32 [N], see `activations.induced.gate_bits`.
+    """
+    near, near_at, far, far_at = bits.nearest(words, prototypes)
+    count = len(prototypes)
+    costs, codes = [near_at], [near]
+    if polarity:
+        costs, codes = [*costs, images - far_at], [*codes, count + far]
+    if constants:
+        passing = bits.ones(words).astype(np.int64)
+        fixed = np.full(len(near), 2 * count, np.int32)
+        costs, codes = [*costs, images - passing, passing], [*codes, fixed, fixed + 1]
+    return _choose(np.stack(costs), np.stack(codes))
+
+
+def _choose(costs: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """codes[c, n] of the smallest costs[c, n], the first at ties: int32 [N]."""
+    return codes[costs.argmin(0), np.arange(costs.shape[1])].astype(np.int32)
+
+
+def self_first(codes: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
+    """The codes of an inducer's own neurons with every prototype borrowing from itself.
+
+    No other bit can be nearer than a neuron's own; where another is as near on the images seen, new images may differ.
+    """
+    codes = codes.copy()
+    codes[prototypes] = np.arange(len(prototypes), dtype=np.int32)
+    return codes
+
+
+def mismatch(words: np.ndarray, prototypes: np.ndarray, codes: np.ndarray, images: int) -> float:
+    """Fraction of wrong bits, over neurons and images, when the neurons borrow by `codes`.
+
+    Args:
+        words, prototypes: uint64 [N, W] and [K, W].
+    """
+    count = len(prototypes)
+
+    def task(start: int, stop: int) -> int:
+        part, own = codes[start:stop], np.ascontiguousarray(words[start:stop])
+        passing = bits.ones(own).astype(np.int64)
+        wrong = np.where(part == 2 * count, images - passing, passing)
+        borrowed = np.flatnonzero(part < 2 * count)
+        if len(borrowed):
+            different = bits.ones(own[borrowed] ^ prototypes[part[borrowed] % count]).astype(np.int64)
+            wrong[borrowed] = np.where(part[borrowed] < count, different, images - different)
+        return int(wrong.sum())
+
+    return sum(bits.parallel(task, len(words))) / (len(words) * images)
+
+
+def energy_codes(
+    model: keras.Model,
+    inducer: str,
+    prototypes: np.ndarray,
+    sites: Sequence[str],
+    part: Any,
+    normalization: Normalization,
+    *,
+    polarity: bool = False,
+    constants: bool = False,
+    memory_bytes: int = 2**29,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The code that loses the least energy for every neuron of `sites`, from a stream of images.
+
+    Args:
+        model: its pre-activations are measured.
+        prototypes: int64 [K], places in the flattened inducer.
+        part: the split whose images are used, all of them.
+        memory_bytes: for the sums A, float32 [N, K] per site; sites that do not fit together take another pass over the
+            images.
+
+    Returns:
+        ({site: int32 [N]}, {site: lost fraction of the energy sum x^2}).
+
+    Raises:
+        UserError: an unknown site, or a pre-activation that is not finite.
+    """
+    shapes = {site.name: site.shape for site in surgery.find_sites(model)}
+    codes: dict[str, np.ndarray] = {}
+    lost: dict[str, float] = {}
+    for names in _passes(sites, shapes, len(prototypes), memory_bytes):
+        sums = _Sums(surgery.preactivations(model, [inducer, *names]), normalization, prototypes, len(names))
+        for images, _ in part.batches(_BATCH):
+            sums.add(images)
+        for position, name in enumerate(names):
+            codes[name], lost[name] = sums.choose(position, name, polarity, constants)
+    return codes, lost
+
+
+def _passes(
+    sites: Sequence[str], shapes: Mapping[str, tuple[int, ...]], prototypes: int, memory_bytes: int
+) -> Iterator[list[str]]:
+    """Neighbouring sites whose sums fit into the memory together; at least one at a time."""
+    names: list[str] = []
+    taken = 0
+    for name in sites:
+        if name not in shapes:
+            raise unknown_key("ReLU site", name, shapes)
+        size = 4 * math.prod(shapes[name]) * prototypes
+        if names and taken + size > memory_bytes:
+            yield names
+            names, taken = [], 0
+        names, taken = [*names, name], taken + size
+    if names:
+        yield names
+
+
+class _Sums:
+    """The sums A [N, K], T [N] and E [N] of some sites, added up on the device batch by batch, in tiles of neurons."""
+
+    def __init__(self, probe: keras.Model, normalization: Normalization, prototypes: np.ndarray, sites: int) -> None:
+        self.probe, self.normalization = probe, normalization
+        self.indices = tf.constant(prototypes, tf.int32)
+        sizes = [math.prod(output.shape[1:]) for output in probe.outputs[1:]]
+        self.tiles = [[(at, min(at + _TILE, size)) for at in range(0, size, _TILE)] for size in sizes]
+        self.products = [
+            [tf.Variable(tf.zeros([stop - start, len(prototypes)])) for start, stop in tiles] for tiles in self.tiles
+        ]
+        self.totals = [tf.Variable(tf.zeros([2, size])) for size in sizes]
+        spec = tf.TensorSpec([None, *probe.input_shape[1:]], tf.uint8)
+        self.add = tf.function(self._add, input_signature=[spec], autograph=False)
+
+    def _add(self, images: tf.Tensor) -> None:
+        outputs = self.probe(self.normalization.apply(images), training=False)
+        inducer, *induced = [tf.reshape(x, [tf.shape(x)[0], -1]) for x in outputs]
+        bit = tf.gather(inducer, self.indices, axis=1) >= 0
+        sign = tf.where(bit, 1.0, -1.0)
+        for x, tiles, products, totals in zip(induced, self.tiles, self.products, self.totals, strict=True):
+            x = tf.cast(x, tf.float32)
+            signed = x * tf.abs(x)
+            totals.assign_add(tf.stack([tf.reduce_sum(signed, 0), tf.reduce_sum(x * x, 0)]))
+            for (start, stop), product in zip(tiles, products, strict=True):
+                product.assign_add(tf.matmul(signed[:, start:stop], sign, transpose_a=True))
+
+    def choose(self, position: int, name: str, polarity: bool, constants: bool) -> tuple[np.ndarray, float]:
+        """(codes [N], lost fraction of the energy) of one site."""
+        signed, energy = self.totals[position].numpy().astype(np.float64)
+        if not np.isfinite(energy).all():
+            raise UserError(f"The pre-activations of site {name!r} are NaN or infinite on some image.")
+        parts = [self._tile(product, polarity) for product in self.products[position]]
+        costs, codes = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
+        if constants:
+            fixed = np.full((1, len(signed)), 2 * len(self.indices))
+            costs = np.concatenate([costs, -signed[None], signed[None]])
+            codes = np.concatenate([codes, fixed, fixed + 1])
+        lost = (energy + costs.min(0)).sum() / 2
+        return _choose(costs, codes), float(max(lost, 0.0) / max(energy.sum(), 1e-30))
+
+    def _tile(self, product: tf.Variable, polarity: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(costs [1 or 2, n], codes [1 or 2, n]) of the best prototype and, with polarity, the best complement."""
+        # NumPy takes the first of equal sums; TensorFlow promises none.
+        table = product.numpy().astype(np.float64)
+        places, rows = [table.argmax(1)], np.arange(len(table))
+        costs = [-table[rows, places[0]]]
+        if polarity:
+            places.append(table.argmin(1))
+            costs.append(table[rows, places[1]])
+        return np.stack(costs), np.stack([place + side * table.shape[1] for side, place in enumerate(places)])
+
+
+def cached_mismatch(cache: Cache, inducer: str, prototypes: np.ndarray, site: str, codes: np.ndarray) -> float:
+    """`mismatch` of one site, read from a cache."""
+    return mismatch(cache.bits(site), cache.rows(inducer, prototypes), codes, cache.images)
