@@ -14,10 +14,11 @@ import json
 import time
 from pathlib import Path
 
-from keras_relu import data, induction, runs
+from keras_relu import counting, data, induction, runs
+from keras_relu.evaluate import Evaluator
 from keras_relu.files import read_json, write_json
 from keras_relu.induction.config import FINETUNE, PRESETS
-from keras_relu.induction.run import stage_facts
+from keras_relu.training.recalibrate import reestimate_batch_norm
 
 BLOCKS = [f"stage{s}_block{b}_relu{i}" for s in (1, 2, 3) for b in (1, 2, 3) for i in (1, 2)]
 STAGE1, STAGE2, STAGE3 = BLOCKS[:6], BLOCKS[6:12], BLOCKS[12:]
@@ -46,7 +47,7 @@ def parse():
 
 
 def cell(model, datasets, cache, arguments, recipe, mapping, prototypes):
-    """One row: cluster, build, measure, fine-tune, measure."""
+    """One row: cluster, induce, measure, re-estimate, measure, fine-tune, measure."""
     dataset, trained_on = datasets
     settings = PRESETS[recipe]
     config = {key: settings[key] for key in CLUSTER_KEYS if key in settings}
@@ -54,25 +55,26 @@ def cell(model, datasets, cache, arguments, recipe, mapping, prototypes):
     plan = induction.make_plan(model, MAPPINGS[mapping], prototypes)
     assignment = induction.cluster(plan, cache, config, model=model, dataset=dataset)
     clustered = time.perf_counter() - started
-    images = settings.get("bn_images", arguments.images)
-    induced, built = induction.build(model, assignment, dataset, bn_images=images)
+    induced = induction.induce(model, assignment)
+    measure = Evaluator(induced, dataset.normalization)
+    assigned = estimated = measure(dataset.test)["accuracy"]
+    if settings.get("bn_images", arguments.images):
+        reestimate_batch_norm(induced, dataset.train, dataset.normalization, images=arguments.images)
+        estimated = measure(dataset.test)["accuracy"]
     training = {**settings.get("finetune", FINETUNE), "epochs": arguments.epochs}
     teacher = model if settings.get("distill", True) else None
     tuned = {}
     if arguments.epochs:
-        tuned = induction.finetune(
-            induced, trained_on, training, teacher=teacher, facts=stage_facts(built), progress=False
-        )
+        tuned = induction.finetune(induced, trained_on, training, teacher=teacher, progress=False)
     return {
         "mapping": mapping,
         "recipe": recipe,
         "prototypes": prototypes,
         "comparisons": plan.comparison_count(),
-        "compared": built["comparison_count"],
-        "fraction": plan.comparison_count() / built["comparison_count_before"],
-        "baseline": built["baseline_accuracy"],
-        "as assigned": built["accuracy_before_bn"],
-        "after BN": built["accuracy"],
+        "compared": counting.count(induced).comparison_count,
+        "fraction": plan.comparison_count() / plan.describe()["comparisons_before"],
+        "as assigned": assigned,
+        "after BN": estimated,
         "fine-tuned": tuned.get("accuracy"),
         "cluster_s": round(clustered, 1),
         "total_s": round(time.perf_counter() - started, 1),
@@ -93,10 +95,12 @@ def table(rows):
 def main():
     arguments = parse()
     folder = Path(arguments.output)
-    whole = data.load("cifar10", data_dir=arguments.data_dir)
+    # A small validation split: nothing is chosen here.
+    common = {"data_dir": arguments.data_dir, "validation_fraction": 0.02}
+    whole = data.load("cifar10", **common)
     model = runs.load_model(arguments.model)
     cache = induction.write_cache(model, whole, folder / "cache", images=arguments.images)
-    part = data.load("cifar10", data_dir=arguments.data_dir, limit=arguments.train_images)
+    part = data.load("cifar10", limit=arguments.train_images, **common)
     rows = []
     for mapping in arguments.mappings:
         for prototypes in arguments.prototypes:

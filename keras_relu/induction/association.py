@@ -7,7 +7,8 @@ wrong bit by what it does, x^2 of the induced neuron on that image, and takes th
 
 so the best prototype has the largest A, which is a matrix product summed over a stream of images: no cache is needed. With
 `polarity` the complement of a prototype may be borrowed (-A), with `constants` a gate that always (T_n = sum_m x_nm^2 s_nm) or
-never (-T_n) passes. Neither costs a comparison.
+never (-T_n) passes. Neither costs a comparison. At ties a constant goes first, since nobody has to compute it, then the
+lowest code.
 
 Source: specification `induction` of the design, sections 4.3 and 10.2 to 10.4.
 """
@@ -36,12 +37,14 @@ ASSOCIATIONS = ("energy", "hamming")
 TIES = ("lowest", "self")
 _BATCH = 128
 _TILE = 8192
+# Relative difference of float32 sums that are equal but for their order.
+_ROUNDING = 1e-6
 
 
 def hamming_codes(
     words: np.ndarray, prototypes: np.ndarray, images: int, *, polarity: bool = False, constants: bool = False
 ) -> np.ndarray:
-    """The code with the smallest Hamming distance for every neuron; the lowest code at ties.
+    """The code with the smallest Hamming distance for every neuron; at ties a constant, then the lowest code.
 
     Args:
         words: uint64 [N, W], responses of the induced neurons.
@@ -59,7 +62,7 @@ def hamming_codes(
     if constants:
         passing = bits.ones(words).astype(np.int64)
         fixed = np.full(len(near), 2 * count, np.int32)
-        costs, codes = [*costs, images - passing, passing], [*codes, fixed, fixed + 1]
+        costs, codes = [images - passing, passing, *costs], [fixed, fixed + 1, *codes]
     return _choose(np.stack(costs), np.stack(codes))
 
 
@@ -192,10 +195,12 @@ class _Sums:
         costs, codes = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
         if constants:
             fixed = np.full((1, len(signed)), 2 * len(self.indices))
-            costs = np.concatenate([costs, -signed[None], signed[None]])
-            codes = np.concatenate([codes, fixed, fixed + 1])
-        lost = (energy + costs.min(0)).sum() / 2
-        return _choose(costs, codes), float(max(lost, 0.0) / max(energy.sum(), 1e-30))
+            # A prototype that is always on has the same sum up to rounding.
+            head_start = _ROUNDING * energy
+            costs = np.concatenate([-signed[None] - head_start, signed[None] - head_start, costs])
+            codes = np.concatenate([fixed, fixed + 1, codes])
+        lost = np.maximum(energy + costs.min(0), 0.0).sum() / 2
+        return _choose(costs, codes), float(lost / max(energy.sum(), 1e-30))
 
     def _tile(self, product: tf.Variable, polarity: bool) -> tuple[np.ndarray, np.ndarray]:
         """(costs [1 or 2, n], codes [1 or 2, n]) of the best prototype and, with polarity, the best complement."""

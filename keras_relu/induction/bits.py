@@ -17,8 +17,8 @@ import numpy as np
 __all__ = ["distances", "nearest", "ones", "pack", "parallel", "signs", "unpack", "words_for"]
 
 _WORD = np.dtype("<u8")
-# Rows of a block times words of a row: 32 KB of words, which stay in the first-level cache.
-_BLOCK_WORDS = 4096
+# Words of a block: 256 KB, which stay in a core's own cache, and calls long enough for threads to share the interpreter.
+_BLOCK_WORDS = 32768
 _ROWS_PER_TASK = 2048
 
 

@@ -93,7 +93,7 @@ def induce(model: keras.Model, assignment: Assignment, *, cap: str = "drop") -> 
 
 
 def _check_shapes(group: GroupAssignment, sites: Mapping[str, surgery.Site]) -> None:
-    for name, shape in {group.inducer: group.shape, **group.shapes}.items():
+    for name, shape in ((group.inducer, group.shape), *group.shapes.items()):
         if name not in sites:
             raise unknown_key("ReLU site of the assignment", name, sites)
         if sites[name].shape != tuple(shape):

@@ -120,7 +120,11 @@ class _Pipeline:
         if self.plan.epochs is not None:
             epochs = self.plan.epochs[stage] if self.config.sequential else self.plan.epochs[-1]
             given = {**given, "epochs": epochs}
-        return TrainConfig.parse({"seed": self.config.seed, **given})
+        config = TrainConfig.parse({"seed": self.config.seed, **given})
+        # Both check what the configuration alone cannot: the options of the optimizer and of the schedule.
+        config.make_optimizer()
+        config.make_schedule(1)
+        return config
 
     def run_all(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         self._write_once("plan.json", "1 plan", self.plan.describe)

@@ -172,7 +172,9 @@ class TestFiles:
         path = tmp_path / "a.npz"
         group = assignment.groups[0]
         if damage == "codes":
-            broken = GroupAssignment(STEM, group.shape, group.prototypes, {STEM: group.codes[STEM] + 40}, {STEM: group.shape})
+            broken = GroupAssignment(
+                STEM, group.shape, group.prototypes, {STEM: group.codes[STEM] + 40}, {STEM: group.shape}
+            )
             write_assignment(path, Assignment((broken,)))
         elif damage == "prototypes":
             broken = GroupAssignment(STEM, group.shape, group.prototypes + 256, group.codes, group.shapes)
@@ -278,7 +280,10 @@ class TestOtherNetworks:
         induced = induce(network, assignment)
         used = assignment.used[STEM]
         gated = replacement.replace_relus(induced, replacement="identity")
-        assert [layer.name for layer in replacement.gated_layers(gated)] == ["stage2_block1_relu1", "stage2_block1_relu2"]
+        assert [layer.name for layer in replacement.gated_layers(gated)] == [
+            "stage2_block1_relu1",
+            "stage2_block1_relu2",
+        ]
         assert counting.count(gated).comparison_count == 192 + used
         assert replacement.freeze(gated, 50) == 50
         plain = replacement.strip(gated)
@@ -292,6 +297,16 @@ class TestOtherNetworks:
         assert counting.count(loaded).comparison_count == 50 + used
         with pytest.raises(UserError, match="Unknown ReLU site in the mapping"):
             make_plan(plain, {STEM: [STEM]}, 5)
+
+    def test_reducing_what_is_left_of_an_induced_network(self, network, digits, cache):
+        """The inducer keeps its ReLU here, which is no site any more and must not be counted among the masked ones."""
+        made = cluster(make_plan(network, {STEM: [SECOND, THIRD]}, 20), cache, HAMMING)
+        induced = induce(network, made)
+        settings = {"budget": 50, "replacement": "identity", "batch_size": 64, "distillation": None}
+        settings |= {"search": {"epochs": 1}, "finetune": {"epochs": 0}}
+        reduction = replacement.reduce(induced, digits, settings, progress=False)
+        assert sum(int(mask.sum()) for mask in reduction.masks.values()) == 50
+        assert reduction.result["relu_count"] == counting.count(reduction.model).comparison_count == 256 + 50
 
     def test_masks_first(self, network, digits, tmp_path):
         """The other order: the masked site is no plain ReLU any more, the others can be induced."""

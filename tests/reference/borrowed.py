@@ -32,12 +32,12 @@ def codebook(prototypes, *, polarity, constants):
 
 
 def best_codes(own, weights, prototypes, *, polarity, constants):
-    """The code with the smallest weighted sum of wrong bits for every column of own [M, N]; the lowest at ties."""
+    """The code with the smallest weighted sum of wrong bits for every column of own [M, N]; at ties constants go first."""
     book = codebook(prototypes, polarity=polarity, constants=constants)
     codes = []
     for column, weight in zip(own.T, weights.T, strict=True):
         costs = {code: float(np.sum(weight[column != bits])) for code, bits in book.items()}
-        codes.append(min(costs, key=lambda code: (costs[code], code)))
+        codes.append(min(costs, key=lambda code: (costs[code], code < 2 * prototypes.shape[1], code)))
     return np.array(codes)
 
 
