@@ -26,7 +26,7 @@ from keras_relu.cli.common import (
 from keras_relu.errors import UserError
 from keras_relu.files import existing_file, write_json, write_text
 
-__all__ = ["SPLITS", "listed", "one_of", "register", "shared_facts"]
+__all__ = ["SPLITS", "listed", "one_of", "refuse_used", "register", "shared_facts"]
 
 SPLITS = ("test", "validation", "train")
 _IMAGES = 2000
@@ -94,8 +94,7 @@ def compare(
     one_of("split", split, SPLITS)
     if null is not None:
         one_of("null", null, ("permutation",))
-    if output is not None and Path(output).exists() and (Path(output).is_file() or any(Path(output).iterdir())):
-        raise UserError(f"{output!r} exists; choose a new folder for --output.")
+    refuse_used(output)
     facts = shared_facts([a, b], normalization)
     from keras_relu import similarity, stitching
 
@@ -175,6 +174,12 @@ def shared_facts(paths: list[str], normalization: str | None) -> dict[str, Any]:
             f"The networks were trained with different normalizations ({found}); choose one: --normalization."
         )
     return {"normalization": known.pop()} if known else {}
+
+
+def refuse_used(output: str | None) -> None:
+    """Refuse an output folder that holds something already."""
+    if output is not None and Path(output).exists() and (Path(output).is_file() or any(Path(output).iterdir())):
+        raise UserError(f"{output!r} exists; choose a new folder for --output.")
 
 
 def listed(text: str) -> list[str]:

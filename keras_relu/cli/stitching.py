@@ -1,4 +1,4 @@
-"""stitch train, stitch evaluate, stitch grid."""
+"""stitch train, stitch match, stitch evaluate, stitch grid."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from keras_relu.cli.common import (
     strategy_for,
     table,
 )
-from keras_relu.cli.similarity import SPLITS, one_of, shared_facts
+from keras_relu.cli.similarity import SPLITS, listed, one_of, refuse_used, shared_facts
 from keras_relu.config import load_yaml
 from keras_relu.errors import UserError
-from keras_relu.files import existing_file
+from keras_relu.files import existing_file, write_json, write_text
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -186,6 +186,87 @@ def _show_stitching(output: str, result: Mapping[str, Any], json: bool) -> None:
     emit({"output": output, "report": written, **result}, as_json=json, lines=lines)
 
 
+@_stitch.command("match")
+def match(
+    front: Annotated[str, typer.Argument(help="The network whose front is used.")],
+    end: Annotated[str, typer.Argument(help="The network whose back is used.")],
+    dataset: DatasetName,
+    data_dir: DataDir = None,
+    layers: Annotated[str, typer.Option(help="cuts, names, patterns, or pairs x:y; comma-separated.")] = "cuts",
+    maps: Annotated[
+        str, typer.Option(help="least_squares, orthogonal, identity, semi_match, optimal_match, ...; or all.")
+    ] = "least_squares,orthogonal",
+    ranks: Annotated[str, typer.Option(help="Also least squares of these ranks, comma-separated.")] = "",
+    ridge: Annotated[float, typer.Option(help="Of the least squares, in units of the mean variance.")] = 0.0,
+    fit_split: Annotated[str, typer.Option(help="Images of the fit: train, augmented, validation, test.")] = "train",
+    fit_images: Annotated[int | None, typer.Option(help="At most so many of them.")] = None,
+    cka_images: Annotated[int, typer.Option(help="Test images for CKA; 0 = no CKA.")] = 2000,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="New folder for report and numbers.")] = None,
+    normalization: NormalizationName = None,
+    validation_fraction: ValidationFraction = 0.1,
+    limit: Limit = None,
+    seed: Seed = 0,
+    trusted: Trusted = False,
+    json: Json = False,
+) -> None:
+    """Match activations directly, layer by layer, by maps that need no training; both readings of each."""
+    one_of("fit split", fit_split, ("train", "augmented", "validation", "test"))
+    refuse_used(output)
+    sizes = _whole_numbers(ranks)
+    facts = shared_facts([front, end], normalization)
+    images = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit).load(facts)
+    networks = [load_keras(path, trusted=trusted) for path in (front, end)]
+    from keras_relu import stitching
+
+    found = stitching.match_layers(
+        networks[0],
+        networks[1],
+        images,
+        layers=listed(layers),
+        names=None if maps == "all" else listed(maps),
+        ranks=sizes,
+        ridge=ridge,
+        fit_split=fit_split,
+        fit_images=fit_images,
+        cka_images=cka_images,
+        seed=seed,
+        on_layer=None if json else lambda name: print(f"matching at {name} ...", file=sys.stderr),
+    )
+    fit = {"split": fit_split, "ridge": ridge, "cka_images": cka_images}
+    described = {"front": front, "end": end, "dataset": dataset, "fit": fit, **found.to_dict()}
+    _show_matching(described, _write_matching(described, output) if output else [], json)
+
+
+def _write_matching(described: Mapping[str, Any], output: str) -> list[str]:
+    import pandas as pd
+
+    from keras_relu.report.similarity import match_report
+
+    folder = Path(output)
+    write_json(folder / "match.json", described)
+    write_text(folder / "match.csv", pd.DataFrame(described["rows"]).to_csv(index=False))
+    return [str(path) for path in match_report(described, folder)]
+
+
+def _show_matching(described: Mapping[str, Any], written: list[str], json: bool) -> None:
+    keys = (
+        "front_layer",
+        "end_layer",
+        "map",
+        "correct",
+        "loss",
+        "crossentropy",
+        "same_class",
+        "cka",
+        "l2",
+        "weight_norm",
+    )
+    rows = [[row[key] for key in keys] for row in described["rows"]]
+    ends = ", ".join(f"{name} {value['correct']:,}" for name, value in described["networks"].items())
+    lines = [table(keys, rows), f"the networks alone: {ends} right", *(f"wrote {path}" for path in written)]
+    emit({**described, "report": written}, as_json=json, lines=lines)
+
+
 @_stitch.command("evaluate")
 def evaluate(
     run: Annotated[str, typer.Argument(help="A finished stitching run.")],
@@ -289,6 +370,13 @@ def _write_report(folder: Path) -> None:
     from keras_relu.report.similarity import stitch_report
 
     stitch_report(folder)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in listed(text)]
+    except ValueError:
+        raise UserError(f"--ranks takes whole numbers separated by commas, received {text!r}.") from None
 
 
 def _in_range(cell: int, count: int) -> int:

@@ -58,7 +58,7 @@ def heat_map_drawing(heat: HeatMap, slug: str, caption: str) -> Drawing:
 def _heat_map(heat: HeatMap, narrow: bool) -> Figure:
     width = NARROW_IN if narrow else WIDE_IN
     left = 0.45 + 0.072 * max(min(len(name), _NAME_LENGTH) for name in heat.rows)
-    bottom = 0.4 + 0.072 * max(min(len(name), _NAME_LENGTH) for name in heat.columns)
+    bottom = 0.4 + 0.06 * max(min(len(name), _NAME_LENGTH) for name in heat.columns)
     cell = min(0.46, (width - left - 0.1) / len(heat.columns))
     row = min(max(cell, 0.17), 0.34)
     height = 0.85 + bottom + row * len(heat.rows)
@@ -75,7 +75,7 @@ def _heat_map(heat: HeatMap, narrow: bool) -> Figure:
             if np.isfinite(value):
                 share = (value - low) / (high - low) if high > low else 0.0
                 axes.text(j, i, _short(value), ha="center", va="center", fontsize=7, color=_ink(share))
-    scale = figure.add_axes((left / width, (height - 0.42) / height, min(across, 2.6) / width, 0.11 / height))
+    scale = figure.add_axes((left / width, (height - 0.42) / height, min(max(across, 1.7), 2.6) / width, 0.11 / height))
     bar = figure.colorbar(image, cax=scale, orientation="horizontal", ticks=MaxNLocator(5))
     bar.ax.tick_params(labelsize=7, pad=1)
     bar.outline.set_visible(False)
@@ -122,7 +122,7 @@ def line_drawing(layers: Sequence[str], lines: Sequence[Line], slug: str, captio
 
 def _lines(layers: Sequence[str], lines: Sequence[Line], heading: str, narrow: bool) -> Figure:
     width = NARROW_IN if narrow else WIDE_IN
-    names = 0.25 + 0.072 * max(min(len(name), _NAME_LENGTH) for name in layers)
+    names = 0.2 + 0.06 * max(min(len(name), _NAME_LENGTH) for name in layers)
     legend = ROW_IN * (len(lines) if narrow else -(-len(lines) // 3)) + 0.12
     height = (2.2 if narrow else 2.9) + names + legend + 0.35
     figure = Figure(figsize=(width, height))

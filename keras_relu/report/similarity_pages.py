@@ -16,7 +16,7 @@ from keras_relu.report.drawing import Drawing
 from keras_relu.report.load import load_runs
 from keras_relu.report.similarity_figures import HeatMap, Line, heat_map_drawing, line_drawing, matrices_drawing
 
-__all__ = ["Page", "Section", "Table", "comparison_page", "grid_page", "stitch_page"]
+__all__ = ["Page", "Section", "Table", "comparison_page", "grid_page", "match_page", "stitch_page"]
 
 _MAPS = {
     "before": "before training",
@@ -130,6 +130,46 @@ def comparison_page(comparison: Mapping[str, Any], facts: Mapping[str, str] | No
     images = sorted({table["images"] for table in tables.values()})
     lead = f"{len(matched)} matched layers, {', '.join(tables)}, on {', '.join(f'{n:,}' for n in images)} images."
     return Page(f"{a} and {b}, layer by layer", lead, sections, facts or {})
+
+
+def match_page(matching: Mapping[str, Any]) -> Page:
+    """The report of what `stitch match` found: each map's two readings along the network."""
+    rows, layers, end = matching["rows"], matching["layers"], matching["networks"]["end"]
+    names = list(dict.fromkeys(row["map"] for row in rows))
+    where = [(layer["front_layer"], layer["end_layer"]) for layer in layers]
+    labels = [a if a == b else f"{a} : {b}" for a, b in where]
+    found = {(row["front_layer"], row["end_layer"], row["map"]): row for row in rows}
+
+    def heat(key: str, heading: str) -> HeatMap:
+        values = [[found.get((*place, name), {}).get(key) for place in where] for name in names]
+        array = np.array([[np.nan if v is None else v for v in row] for row in values], float)
+        return HeatMap(heading, [name.replace("_", " ") for name in names], labels, array, "Map", "Layer")
+
+    drawings = [
+        heat_map_drawing(heat(key, heading), f"match-{key}", caption)
+        for key, heading, caption in (
+            ("accuracy", "Accuracy of the stitched network", f"The end network alone: {end['accuracy']:.2%}."),
+            ("cka", "CKA of the mapped activations to the end network's", "On the test images that CKA was asked for."),
+        )
+        if any(row[key] is not None for row in rows)
+    ]
+    keys = ("correct", "loss", "crossentropy", "same_class", "cka", "l2", "rr", "rw", "wr", "ww")
+    heads = ("Layers and map", "Correct", "Loss", "Cross entropy to it", "Same class", "CKA", "l2", *keys[-4:])
+    caption = (
+        "Against the end network; rr, rw, wr, ww: test images on which (end, stitched) are right or wrong. Cross entropy "
+        "to it is a mean over images and classes, as in the original."
+    )
+    named = [(labels[where.index((r["front_layer"], r["end_layer"]))], r["map"].replace("_", " ")) for r in rows]
+    cells = [[f"{label}, {name}", *(row[k] for k in keys)] for (label, name), row in zip(named, rows, strict=True)]
+    fit = matching["fit"]
+    lead = f"Maps in closed form, fitted on the split {fit['split']!r}, judged on {end['total']:,} test images."
+    title = f"{Path(matching['front']).name} and {Path(matching['end']).name}, matched directly"
+    before = [[label, one["cka"], one["l2"]] for label, one in zip(labels, layers, strict=True)]
+    tables = [Table(caption, heads, cells), Table("Before any map.", ("Layers", "CKA", "l2"), before)]
+    facts = {"Dataset": matching["dataset"], "Front network": matching["front"], "End network": matching["end"]}
+    return Page(
+        title, lead, [Section("Along the network", drawings=drawings), Section("All maps", tables=tables)], facts
+    )
 
 
 def grid_page(frame: pd.DataFrame) -> Page:

@@ -7,6 +7,7 @@ tensorboard/    the same numbers as event files, tagged `<phase>/<key>`
 checkpoints/    written by `training.fit`
 logs/           of batch jobs, which may start before there is a run
 model.keras     the result of the stage
+quantization.npz  of the stage pqat: ranges that make the network of model.keras the quantized one
 result.json     headline numbers; its presence means that the run is finished
 ```
 """
@@ -204,7 +205,7 @@ class Run:
         target = self.path / name
         if not self.chief:
             with tempfile.TemporaryDirectory() as scratch:
-                model.save(Path(scratch) / name)
+                model.save(Path(scratch) / Path(name).name)
             return target
         with atomic_path(target) as temporary:
             model.save(temporary)

@@ -10,6 +10,7 @@ Representations" (NeurIPS 2021, arXiv 2110.14633).
 
 from __future__ import annotations
 
+from keras_relu.stitching.closed import Matching, match_layers
 from keras_relu.stitching.compare import compare
 from keras_relu.stitching.comparison import Comparison, Parting, Table
 from keras_relu.stitching.config import DirectConfig, StitchConfig
@@ -25,6 +26,7 @@ __all__ = [
     "Comparison",
     "DirectConfig",
     "Joint",
+    "Matching",
     "Pair",
     "Parting",
     "Readings",
@@ -37,6 +39,7 @@ __all__ = [
     "init_map",
     "make_pair",
     "mask_matrix",
+    "match_layers",
     "read",
     "recalibrated",
     "stitch",

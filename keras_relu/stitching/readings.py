@@ -79,24 +79,29 @@ def read(
 
     Args:
         candidates: by name; the names front, end, a1 and a2 are taken.
-        cka_images: compute CKA on the first so many images only; None = all.
+        cka_images: compute CKA on the first so many images only; None = all, 0 = none.
     """
     images = split.size if cka_images is None else min(cka_images, split.size)
     pass_ = _Pass(joint, candidates, normalization, images)
     with spilled(pass_.widths(), images) as rows:
         for pictures, labels in split.batches(batch_size):
             pass_.batch(pictures, labels, rows)
-        names = list(rows)
-        statistics = gram_statistics([rows[name] for name in names])
-        similarity = statistics.cka()
-        dead = {names[i] for i in statistics.degenerate()}
+        return pass_.result(_cka_of(rows) if images > 1 else lambda a, b: None)
+
+
+def _cka_of(rows: Mapping[str, Spill]) -> Callable[[str, str], float | None]:
+    """CKA of two of the representations by name; None where it is not defined."""
+    names = list(rows)
+    statistics = gram_statistics([rows[name] for name in names])
+    similarity = statistics.cka()
+    dead = {names[i] for i in statistics.degenerate()}
 
     def cka(a: str, b: str) -> float | None:
         if a not in names or b not in names or dead & {a, b}:
             return None
         return float(similarity[names.index(a), names.index(b)])
 
-    return pass_.result(cka)
+    return cka
 
 
 class _Sums:

@@ -69,8 +69,9 @@ class _MapStep:
         """The map, its mask and the optimizer: the networks are frozen and need no checkpoint."""
         return {"stitch": self.joint.stitch.variables, "optimizer": self.optimizer.variables}
 
-    def _descend(self, tape: tf.GradientTape, loss: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        gradients, _ = optimizers.compute_gradients(tape, loss / losses.replica_count(), self.trained)
+    def _descend(self, tape: tf.GradientTape, share: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """One update; `share` is this replica's part of the loss, computed under the tape. Returns the learning rate."""
+        gradients, _ = optimizers.compute_gradients(tape, share, self.trained)
         rate = self.rate(step)
         self.optimizer.apply(zip(gradients, self.trained, strict=True), rate)
         return rate
@@ -111,7 +112,8 @@ class StitchStep(_MapStep):
             logits = pair.back(stitched, training=False)
             loss = tf.reduce_mean(target_loss(config.target, logits, labels, z1, z2, config.temperature))
             loss += self._penalty(stitched, a2)
-        rate = self._descend(tape, loss, step_index)
+            share = loss / losses.replica_count()
+        rate = self._descend(tape, share, step_index)
         return {"loss": loss, "accuracy": losses.accuracy(labels, logits), "learning_rate": rate}
 
     def _penalty(self, stitched: tf.Tensor, a2: tf.Tensor) -> tf.Tensor:
@@ -147,4 +149,5 @@ class DirectStep(_MapStep):
             tape.watch(self.trained)
             stitched = self.joint.apply(a1)
             loss = tf.reduce_mean(tf.square(stitched - a2)) if self.loss == "mse" else 1.0 - batch_cka(stitched, a2)
-        return {"loss": loss, "learning_rate": self._descend(tape, loss, step_index)}
+            share = loss / losses.replica_count()
+        return {"loss": loss, "learning_rate": self._descend(tape, share, step_index)}

@@ -198,7 +198,7 @@ def train(
         model: logits for the classes of `dataset`; built under the precision's policy (`precision.set_precision`).
         run: gets metrics, checkpoints, the model and result.json; None writes nothing.
         facts: further keys of the result, the architecture for example.
-        options: resume, teacher, strategy, checkpoint_every, log_every, progress, max_steps; see `optimize`.
+        options: resume, teacher, strategy, checkpoint_every, snapshot_every, log_every, progress, max_steps; see `optimize`.
 
     Returns:
         The result as in result.json (without a run: its measured part).
@@ -227,6 +227,7 @@ def optimize(
     log_every: int = 50,
     progress: bool = True,
     max_steps: int | None = None,
+    snapshot_every: int = 0,
     rules: Callable[[keras.Model], Sequence[Rule]] | None = None,
     watch: Callable[[keras.Model], Callable[[], Mapping[str, float]]] | None = None,
     eligible: Callable[[keras.Model], Callable[[], bool]] | None = None,
@@ -236,6 +237,8 @@ def optimize(
     Args:
         resume: go on from the newest checkpoint of `run`.
         teacher: a network to distil from.
+        snapshot_every: steps between networks kept as `snapshots/<step>.keras` of `run`, the first before any step; 0 keeps
+            none.
         rules: makes the rules of the model that is trained, which is a copy where a strategy asks for one.
         watch: makes what measures that model after each epoch besides accuracy and loss; needs a validation split.
         eligible: makes what says whether the weights of the epoch that ended may be kept by keep='best'; the last ones
@@ -264,6 +267,7 @@ def optimize(
         checkpoint_every=checkpoint_every,
         resume=resume,
         validate=selection.validate if dataset.validation.size else None,
+        on_step=_snapshots(placed, run, snapshot_every),
         log_every=log_every,
         progress=progress,
         strategy=strategy,
@@ -273,6 +277,21 @@ def optimize(
     if placed is not model:
         model.set_weights(placed.get_weights())
     return config
+
+
+def _snapshots(model: keras.Model, run: Run | None, every: int) -> Callable[[int], None] | None:
+    """What keeps the network before every so many steps; None keeps nothing."""
+    if every < 0:
+        raise UserError(f"snapshot_every is {every}; allowed is 0 or more.")
+    if not every or run is None:
+        return None
+
+    def keep(step: int) -> None:
+        name = f"snapshots/{step:08d}.keras"
+        if step % every == 0 and not (run.path / name).exists():
+            run.save_model(model, name)
+
+    return keep
 
 
 class _Selection:

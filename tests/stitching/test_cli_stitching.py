@@ -119,6 +119,18 @@ def test_compare_prints_and_writes(saved, tmp_path):
     assert call(*arguments, "--output", tmp_path / "compared")[0] == 2
 
 
+def test_stitch_match_prints_and_writes(saved, tmp_path):
+    arguments = ("stitch", "match", *saved, "--dataset", "digits", "--layers", "bn*", "--ranks", "2", "--limit", "200")
+    found = answer(*arguments, "--cka-images", "40", "--output", tmp_path / "matched")
+    assert {row["map"] for row in found["rows"]} == {"least_squares", "orthogonal", "rank_2"}
+    assert found["fit"]["split"] == "train"
+    assert (tmp_path / "matched" / "match.csv").read_text().startswith("front_layer,end_layer,map,correct")
+    page = (tmp_path / "matched" / "report.html").read_text()
+    assert "Accuracy of the stitched network" in page
+    assert (tmp_path / "matched" / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert call(*arguments, "--output", tmp_path / "matched")[0] == 2
+
+
 def test_a_grid_lists_runs_and_goes_on(saved, tmp_path):
     config = tmp_path / "grid.yaml"
     grid = {
@@ -155,6 +167,10 @@ def test_a_grid_lists_runs_and_goes_on(saved, tmp_path):
         (("stitch", "train", "A", "B", "bn1", "bn1", *SMALL, "--init", "half", "-o", "OUT"), "init"),
         (("stitch", "train", "A", "B", "relu1", "relu2", *SMALL, "-o", "OUT"), "--resize bilinear"),
         (("stitch", "train", "A", "B", "bn7", "bn1", *SMALL, "-o", "OUT"), "Did you mean 'bn"),
+        (("stitch", "match", "A", "B", "--dataset", "digits", "--maps", "best"), "direct map"),
+        (("stitch", "match", "A", "B", "--dataset", "digits", "--ranks", "a"), "--ranks takes whole numbers"),
+        (("stitch", "match", "A", "B", "--dataset", "digits", "--fit-split", "all"), "Unknown fit split"),
+        (("stitch", "match", "A", "no.keras", "--dataset", "digits"), "does not exist"),
         (("stitch", "evaluate", "A"), "is no run directory"),
         (("stitch", "grid", "A.yaml", "--dataset", "digits", "-o", "OUT"), "does not exist"),
     ],

@@ -52,6 +52,9 @@ def test_a_cell_is_named_by_what_it_does(networks):
         ({"models": {"a": "a.keras"}}, "at least two models"),
         ({"models": {"../a": "a.keras", "b": "b"}}, "names directories"),
         ({"seeds": [0, 0]}, "twice"),
+        ({"layers": []}, "no cells"),
+        ({"pairs": []}, "no cells"),
+        ({"settings": {"init": "eye"}}, "axis of the grid"),
         ({"pears": "all"}, "Did you mean 'pairs'"),
     ],
 )
@@ -65,12 +68,11 @@ def test_cells_are_runs_and_finished_ones_are_kept(networks, digits, tmp_path):
     models = dict(zip("ab", networks, strict=True))
     done = []
     options = {"resume": True, "progress": False, "on_done": lambda run: done.append(run.path.name)}
-    system.run_cell(cells[0], grid, models, digits, tmp_path, **options)
+    system.run_cells(cells[:1], grid, models, digits, tmp_path, **options)
     half = system.collect(tmp_path, cells)
     assert list(half["run"]) == [cells[0].name]
     assert json.loads((tmp_path / "grid.json").read_text())["unfinished"] == [cells[1].name]
-    for cell in cells:
-        system.run_cell(cell, grid, models, digits, tmp_path, **options)
+    assert system.run_cells(cells, grid, models, digits, tmp_path, **options) == {}
     assert done == [cell.name for cell in cells]
     frame = system.collect(tmp_path, cells)
     assert tuple(frame.columns) == system.GRID_COLUMNS
@@ -78,3 +80,25 @@ def test_cells_are_runs_and_finished_ones_are_kept(networks, digits, tmp_path):
     run = Run.open(tmp_path / cells[1].name)
     assert (run.stage, run.parent, run.result["front"]) == ("stitch", "b.keras", "b")
     assert np.isfinite(frame.select_dtypes("number").to_numpy()).all()
+
+
+def test_a_refused_cell_does_not_stop_the_others(networks, digits, tmp_path):
+    grid, cells = plan(networks, layers=[["relu1", "relu2"], "bn1"], pairs=[("a", "b")], inits=["ps_inv"])
+    models = dict(zip("ab", networks, strict=True))
+    refused = system.run_cells(cells, grid, models, digits, tmp_path, progress=False)
+    assert list(refused) == [cells[0].name]
+    assert "unequal size" in refused[cells[0].name]
+    assert not (tmp_path / cells[0].name).exists()
+    assert list(system.collect(tmp_path, cells, refused)["run"]) == [cells[1].name]
+    assert json.loads((tmp_path / "grid.json").read_text())["refused"] == refused
+    with pytest.raises(UserError, match=r"No cell of the grid can run.*unequal size"):
+        system.run_cells(cells[:1], grid, models, digits, tmp_path, progress=False)
+
+
+def test_a_finished_cell_of_other_settings_is_not_taken_for_this_one(networks, digits, tmp_path):
+    grid, cells = plan(networks, pairs=[("a", "b")], inits=["ps_inv"])
+    models = dict(zip("ab", networks, strict=True))
+    system.run_cells(cells, grid, models, digits, tmp_path, progress=False)
+    other = plan(networks, pairs=[("a", "b")], inits=["ps_inv"], settings={**SETTINGS, "ridge": 0.5})
+    with pytest.raises(UserError, match="'ridge'"):
+        system.run_cells(other[1], other[0], models, digits, tmp_path, progress=False, resume=True)
