@@ -58,6 +58,10 @@ def train(
     limit: Limit = None,
     seed: Seed = 0,
     init_seed: Annotated[int | None, typer.Option(help="Seed of the initial weights alone; default: --seed.")] = None,
+    order_seed: Annotated[
+        int | None, typer.Option(help="Seed of batch order and augmentation alone; default: --seed.")
+    ] = None,
+    snapshot_every: Annotated[int, typer.Option(help="Steps between networks kept under snapshots/; 0 = none.")] = 0,
     strategy: StrategyName = "auto",
     checkpoint_every: Annotated[
         int, typer.Option(help="Steps between checkpoints; 0 = after every epoch. A signal and the end always save.")
@@ -66,7 +70,8 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a network from scratch; writes a run directory."""
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": lr, "seed": seed}
+    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": lr}
+    given["seed"] = seed if order_seed is None else order_seed
     settings = merged(load_yaml(config) if config else {}, {k: v for k, v in given.items() if v is not None})
     settings = merged(settings, overrides(set_))
     arch_options = overrides(arch_set)
@@ -92,6 +97,7 @@ def train(
     run = Run.create(output, config=record, stage="train", resume=resume, chief=is_chief(placed))
     source = load_keras(teacher) if teacher else None
     options: dict[str, Any] = {"strategy": placed, "checkpoint_every": checkpoint_every, "progress": not json}
+    options["snapshot_every"] = snapshot_every
     with run.withdrawn_if_refused():
         result = supervised.train(model, images, run, checked, resume=resume, teacher=source, facts=known, **options)
     keys = ("arch", "dataset", "normalization", "accuracy", "correct", "total", "loss", "val_accuracy", "wall_time_s")
