@@ -77,6 +77,7 @@ class Counts:
         trainable_parameters: those of `parameters` that no `trainable=False` has frozen.
         convention: key of CONVENTIONS.
         notes: what was left out or not understood, one sentence each.
+        ternary_additions: additions of ternary convolutions if no weight of theirs is zero; none of `macs`.
     """
 
     sites: list[SiteCount]
@@ -88,6 +89,7 @@ class Counts:
     trainable_parameters: int
     convention: str
     notes: list[str] = field(default_factory=list)
+    ternary_additions: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the description of the convention."""
@@ -122,6 +124,7 @@ def count(model: keras.Model, *, convention: str = "relu") -> Counts:
         trainable_parameters=_size(model.trainable_weights),
         convention=convention,
         notes=notes,
+        ternary_additions=tally.ternary_additions,
     )
 
 
@@ -131,6 +134,7 @@ class _Tally:
     pools: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     macs: int = 0
+    ternary_additions: int = 0
 
 
 def _select(tally: _Tally, convention: str) -> tuple[list[SiteCount], list[str]]:
@@ -359,6 +363,9 @@ _CONVS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 def _macs(node: Any, tally: _Tally) -> int:
     layer = node.layer
+    if hasattr(layer, "additions_per_position"):
+        tally.ternary_additions += layer.additions_per_position() * _positions(layer, _shape(node))
+        return 0
     if isinstance(layer, _TRANSPOSED):
         return _size([layer.kernel]) * _positions(layer, _input_shape(node))
     if isinstance(layer, _SEPARABLE):
@@ -369,6 +376,8 @@ def _macs(node: Any, tally: _Tally) -> int:
         return _size([layer.kernel]) * _positions(layer, _shape(node))
     if isinstance(layer, keras.layers.Dense):
         return _size([layer.kernel]) * math.prod(_shape(node)[:-1])
+    if hasattr(layer, "mac_count"):
+        return layer.mac_count
     if not isinstance(layer, _WITHOUT_PRODUCTS) and not hasattr(layer, "site_facts"):
         _note_unknown_products(layer, tally)
     return 0
