@@ -8,15 +8,20 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_relu.errors import KerasReLUError, UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _BLOCK_BYTES = 1 << 20
 
-__all__ = ["atomic_path", "existing_file", "read_json", "sha256", "write_json", "write_text"]
+__all__ = ["atomic_path", "existing_file", "read_arrays", "read_json", "sha256", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -80,6 +85,21 @@ def read_json(path: str | os.PathLike, kind: str = "JSON file") -> Any:
         return json.loads(existing_file(path, kind).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"The {kind} {str(path)!r} is not valid JSON: {error}.") from error
+
+
+def read_arrays(path: str | os.PathLike, kind: str = "file of arrays") -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds other objects than arrays.
+    """
+    import numpy as np
+
+    try:
+        with np.load(existing_file(path, kind), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"The {kind} {str(path)!r} cannot be read: {error}.") from error
 
 
 def sha256(path: str | os.PathLike) -> str:

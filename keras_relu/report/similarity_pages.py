@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from keras_relu.errors import UserError
+from keras_relu.files import read_arrays
 from keras_relu.report.curves import curve_drawings
 from keras_relu.report.drawing import Drawing
 from keras_relu.report.load import load_runs
@@ -87,7 +88,7 @@ def stitch_page(folder: str | Path) -> Page:
     result = run.result
     if not run.finished or result.get("stage") != "stitch":
         raise UserError(f"{str(folder)!r} is no finished stitching run.")
-    matrices = _arrays(Path(folder) / "matrices.npz")
+    matrices = read_arrays(Path(folder) / "matrices.npz", "matrices of the stitching run")
     readings = result["readings"]
     title = f"Stitching {result['front_layer']} to {result['end_layer']}"
     lead = (
@@ -296,14 +297,6 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
 
 def _name(result: Mapping[str, Any], side: str) -> str:
     return Path(str(result.get(side) or result.get(f"{side}_path") or f"the {side} network")).name
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"The matrices {str(path)!r} cannot be read: {error}.") from error
 
 
 def _matched_table(comparison: Mapping[str, Any]) -> Table:

@@ -76,9 +76,18 @@ class Gatherer:
         }
 
     def batch(self, outputs: Sequence[Sequence[np.ndarray]], rows: Mapping[str, Spill]) -> None:
-        """Add the representations of one batch: a list of arrays [n, ...] for each network."""
+        """Add the representations of one batch: a list of arrays [n, ...] for each network.
+
+        Raises:
+            DegenerateError: a value is NaN or infinite; names the layer.
+        """
         for side, names in enumerate((self.choice.a, self.choice.b)):
             for name, array in zip(names, outputs[side], strict=True):
+                if not np.isfinite(array.sum(dtype=np.float64)):
+                    raise DegenerateError(
+                        f"Layer {name!r} of the {('first', 'second')[side]} network gives NaN or infinite values; no "
+                        "similarity is defined on them."
+                    )
                 if f"{'ab'[side]}/{name}" in rows:
                     rows[f"{'ab'[side]}/{name}"].append(array)
         count = len(outputs[0][0])

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tf_keras as keras
 
-from keras_relu.errors import UserError, unknown_key
-from keras_relu.files import existing_file
+from keras_relu.errors import unknown_key
+from keras_relu.files import read_arrays
 from keras_relu.runs import load_model
 
 __all__ = ["load_matrices", "load_state"]
@@ -21,12 +21,7 @@ def load_matrices(run: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    path = existing_file(Path(run) / "matrices.npz", "stitching run's file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"The matrices {str(path)!r} cannot be read: {error}.") from error
+    return read_arrays(Path(run) / "matrices.npz", "matrices of the stitching run")
 
 
 def load_state(run: str | os.PathLike, state: str = "after") -> keras.Model:

@@ -98,6 +98,13 @@ def test_dead_layers_are_flagged_everywhere_and_never_nan(networks, digits):
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+def test_values_that_are_not_finite_are_refused_with_the_layer(networks, digits):
+    broken = surgery.copy_model(networks[1])
+    broken.get_layer("conv2").bias.assign(np.full(8, np.nan))
+    with pytest.raises(similarity.DegenerateError, match="'conv2' of the second network gives NaN"):
+        run_compare((networks[0], broken), digits, layers=["bn1", "conv2"])
+
+
 def test_the_null_of_permutations_is_where_unrelated_layers_lie(networks, digits):
     measures = ["cka", "cka_unbiased", "cka_minibatch", "ls", "corr", "mnn"]
     found = run_compare(networks, digits, measures=measures, layers=["bn1"], null=True, permutations=8)

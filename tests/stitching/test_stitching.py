@@ -106,6 +106,19 @@ def test_what_is_written_can_be_read_back(digits, finished):
         load_state(folder, "middle")
 
 
+def test_damaged_matrices_are_refused(tmp_path):
+    whole = tmp_path / "matrices.npz"
+    np.savez(whole, after_w=np.eye(3), after_b=np.zeros(3))
+    content = whole.read_bytes()
+    for broken in (b"", b"no archive", content[: len(content) // 2], content[:-9]):
+        whole.write_bytes(broken)
+        with pytest.raises(UserError, match=r"matrices\.npz.*cannot be read"):
+            load_matrices(tmp_path)
+    whole.unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        load_matrices(tmp_path)
+
+
 def test_the_history_begins_at_the_start_and_ends_at_the_end(finished):
     _, made = finished
     steps = made.history["iterations"]
