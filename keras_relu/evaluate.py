@@ -6,7 +6,6 @@ A SavedModel is evaluated through its serving signature, so no Python code that 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from keras_relu import tflite
 from keras_relu.errors import UserError
 from keras_relu.runs import find_model, load_model
 
@@ -119,7 +119,8 @@ def _predictor(model_or_path: Any, *, trusted: bool) -> _Predictor:
         return _saved_model_predictor(file)
     if file.suffix == ".tflite":
         return _tflite_predictor(file)
-    return _keras_predictor(load_model(file, trusted=trusted), f"model {str(file)!r}")
+    model = load_model(model_or_path, trusted=trusted, quantized=True)
+    return _keras_predictor(model, f"model {str(file)!r}")
 
 
 def _keras_predictor(model: keras.Model, name: str) -> _Predictor:
@@ -159,44 +160,12 @@ def _saved_model_predictor(path: Path) -> _Predictor:
 
 
 def _tflite_predictor(path: Path) -> _Predictor:
-    try:
-        with warnings.catch_warnings():
-            # It announces its removal for a release that came without it.
-            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
-            interpreter = tf.lite.Interpreter(model_path=str(path))
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"The TFLite file {str(path)!r} is corrupt or uses unsupported operations: {_short(error)}"
-        ) from error
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    loaded = tflite.load(path)
 
     def predict(x: tf.Tensor) -> tf.Tensor:
-        values = _quantize(x.numpy(), source)
-        if tuple(interpreter.get_input_details()[0]["shape"]) != values.shape:
-            interpreter.resize_tensor_input(source["index"], values.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(source["index"], values)
-        interpreter.invoke()
-        return tf.constant(_dequantize(interpreter.get_tensor(target["index"]), target))
+        return tf.constant(loaded(x.numpy()))
 
-    shape = tuple(int(n) for n in source["shape"][1:])
-    return _Predictor(f"TFLite file {str(path)!r}", shape, int(target["shape"][-1]), predict, compiled=False)
-
-
-def _quantize(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    if details["dtype"] == np.float32:
-        return values
-    scale, zero = details["quantization"]
-    limits = np.iinfo(details["dtype"])
-    return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(details["dtype"])
-
-
-def _dequantize(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    if details["dtype"] == np.float32:
-        return values
-    scale, zero = details["quantization"]
-    return ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+    return _Predictor(f"TFLite file {str(path)!r}", loaded.input_shape, loaded.outputs, predict, compiled=False)
 
 
 def _check_shapes(predictor: _Predictor, images: tf.TensorShape) -> None:

@@ -8,9 +8,11 @@ import typer
 
 from keras_relu._version import __version__
 from keras_relu.cli import (
+    compression,
     decomposition,
     demo,
     experiments,
+    fusion,
     induction,
     networks,
     reduction,
@@ -56,6 +58,8 @@ for module in (
     similarity,
     stitching,
     induction,
+    compression,
+    fusion,
     experiments,
     submit,
 ):

@@ -15,6 +15,7 @@ from keras_relu.cli.quiet import start_tensorflow
 from keras_relu.config import merged
 from keras_relu.errors import UserError
 from keras_relu.files import read_json
+from keras_relu.tflite import read_record
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -133,6 +134,8 @@ def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def model_facts(path: str) -> dict[str, Any]:
     """What the run or export behind a model path recorded about it (arch, normalization, ...); {} when nothing."""
+    if Path(path).suffix == ".tflite" and Path(path).is_file():
+        return read_record(path) or {}
     for name in ("result.json", "keras_relu.json"):
         file = Path(path) / name
         if file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -156,7 +157,12 @@ def evaluate(
 def export(
     model: Model,
     output: Output,
-    format: Annotated[str, typer.Option("--format", help="savedmodel.")] = "savedmodel",
+    format: Annotated[str, typer.Option("--format", help="savedmodel or tflite.")] = "savedmodel",
+    int8: Annotated[bool, typer.Option("--int8", help="tflite: int8 weights and activations.")] = False,
+    calibrate: Annotated[
+        str | None, typer.Option(help="Data set whose training images give the ranges, where the run learned none.")
+    ] = None,
+    data_dir: DataDir = None,
     normalization: NormalizationName = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     trusted: Trusted = False,
@@ -168,23 +174,56 @@ def export(
     start_tensorflow()
     from keras_relu import counting, data
     from keras_relu.export import export as write
+    from keras_relu.runs.quantized import is_quantized, load_quantized
 
     network = load_keras(model, trusted=trusted)
+    relus = counting.count(network).relu_count
+    if int8 and is_quantized(model):
+        network = load_quantized(model, network)
     preset = normalization or facts.get("normalization")
     kept: dict[str, Any] = {key: facts[key] for key in ("arch", "dataset", "budget") if key in facts}
     result = write(
         network,
         output,
         format=format,
+        int8=int8,
+        calibration=_calibration(calibrate, data_dir, facts, normalization),
         normalization=data.get_normalization(preset) if preset else None,
-        facts={**kept, "relu_count": counting.count(network).relu_count},
+        facts={**kept, "relu_count": relus},
         overwrite=overwrite,
     )
     lines = [
         f"{result['path']}: {result['format']}, {result['bytes']:,} bytes, {result['relu_count']:,} ReLUs",
         f"read back: largest difference of logits {result['max_difference']:.1e}",
+        *_kernel_lines(result),
     ]
     emit(result, as_json=json, lines=lines)
+
+
+def _kernel_lines(result: Mapping[str, Any]) -> list[str]:
+    """What an export says of the kernels it read back."""
+    if "kernels" not in result:
+        return []
+    zeros, size = (sum(kernel[key] for kernel in result["kernels"]) for key in ("zeros", "size"))
+    return [
+        f"{zeros:,} of {size:,} kernel weights in the file are zero",
+        f"compressed: {result['compressed_bytes']:,} bytes (zlib)",
+    ]
+
+
+_CALIBRATION_IMAGES = 256
+
+
+def _calibration(
+    dataset: str | None, data_dir: str | None, facts: Mapping[str, Any], normalization: str | None
+) -> Iterator[Any] | None:
+    """Normalised training images, without labels."""
+    if dataset is None:
+        if data_dir is not None:
+            raise UserError("--data-dir has no effect without --calibrate.")
+        return None
+    images = load_dataset(dataset, data_dir, facts=facts, normalization=normalization, limit=_CALIBRATION_IMAGES)
+    return (images.normalization.apply(batch).numpy() for batch, _ in images.train.batches(_CALIBRATION_IMAGES))
 
 
 def register(app: typer.Typer) -> None:

@@ -6,6 +6,8 @@ two ReLUs where the original has one, and none behind the sum (spec fusion, sect
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras as keras
 
@@ -64,7 +66,7 @@ def build_shufflenet(
 
 def _unit(blocks: CompactBlocks, x: tf.Tensor, row: Row, number: int, width: float) -> tf.Tensor:
     prefix = f"block{number}"
-    options = {"l2": blocks.decay.block(number), "groups": _GROUPS}
+    options: dict[str, Any] = {"l2": blocks.decay.block(number), "groups": _GROUPS}
     hidden = scaled(row.hidden, width, _GROUPS)
     y = blocks.conv_bn(x, hidden, relu=True, prefix=f"{prefix}_reduce", **options)
     y = blocks.shuffle(y, _GROUPS, prefix=prefix)
@@ -98,7 +100,7 @@ def build_shufflenet_inverted(
 
 def _inverted_unit(blocks: CompactBlocks, x: tf.Tensor, row: Row, number: int, width: float) -> tf.Tensor:
     prefix = f"block{number}"
-    options = {"l2": blocks.decay.block(number), "groups": _GROUPS}
+    options: dict[str, Any] = {"l2": blocks.decay.block(number), "groups": _GROUPS}
     hidden = scaled(row.hidden, width, _GROUPS)
     y = blocks.conv_bn(x, hidden, relu=True, prefix=f"{prefix}_expand", **options)
     y = blocks.shuffle(y, _GROUPS, prefix=prefix)

@@ -11,6 +11,7 @@ from typing import Any
 import tf_keras as keras
 
 from keras_relu.errors import UserError
+from keras_relu.runs.quantized import is_quantized, load_quantized
 from keras_relu.runs.safety import check_config
 
 __all__ = ["find_model", "load_model"]
@@ -40,10 +41,11 @@ def find_model(path: str | os.PathLike) -> Path:
     raise UserError(f"The directory {str(path)!r} is neither a run nor a SavedModel; expected {_ALLOWED}.")
 
 
-def load_model(path: str | os.PathLike, *, trusted: bool = False) -> keras.Model:
+def load_model(path: str | os.PathLike, *, trusted: bool = False, quantized: bool = False) -> keras.Model:
     """The Keras model behind `path` (anything `find_model` accepts that holds one), not compiled.
 
     Args:
+        quantized: of a run whose network was quantized, that network; else its plain layers with the weights it learned.
         trusted: whether the file's author is trusted to run code here: .h5 files and Keras SavedModels can carry Python
             bytecode, and a .keras file can name modules to import.
 
@@ -61,7 +63,8 @@ def load_model(path: str | os.PathLike, *, trusted: bool = False) -> keras.Model
             f"{str(file)!r} is {kind}, which can run code of its author when it is loaded as a Keras model. "
             "Use a .keras file, or pass trusted=True (--trusted) if you trust where it comes from."
         )
-    return _load(file, trusted=trusted)
+    model = _load(file, trusted=trusted)
+    return load_quantized(path, model) if quantized and is_quantized(path) else model
 
 
 def _load(file: Path, *, trusted: bool) -> keras.Model:
