@@ -83,8 +83,8 @@ class Assignment:
 
     def joined(self, other: Assignment) -> Assignment:
         """The groups of both; for inducers that are clustered one after the other."""
-        sites = {**self.facts.get("sites", {}), **other.facts.get("sites", {})}
-        facts = {**self.facts, **other.facts, "sites": sites}
+        both = {key: {**self.facts.get(key, {}), **other.facts.get(key, {})} for key in ("prototypes", "sites")}
+        facts = {**self.facts, **other.facts, **both}
         return Assignment((*self.groups, *other.groups), self.identity, facts)
 
 

@@ -74,7 +74,7 @@ class Cache:
         entry = next((entry for entry in self.header["sites"] if entry["name"] == site), None)
         if entry is None:
             raise unknown_key("site of the cache", site, self.sites)
-        file = self.path / entry["file"]
+        file = self.path / Path(entry["file"]).name
         shape = (math.prod(entry["shape"]), bits.words_for(self.images))
         if not file.is_file() or file.stat().st_size != 8 * math.prod(shape) or _checksum(file) != entry["crc32"]:
             raise UserError(f"The cache file {str(file)!r} is missing or damaged; write the cache again.")
@@ -190,7 +190,7 @@ def open_cache(path: str | os.PathLike) -> Cache:
     path = Path(path)
     header = read_json(path / _HEADER, "header of the cache")
     keys = ("images", "sites", "model_hash", "dataset", "split", "convention")
-    if not isinstance(header, dict) or any(key not in header for key in keys):
+    if not isinstance(header, dict) or any(key not in header for key in keys) or not _well_formed(header):
         raise UserError(f"{str(path / _HEADER)!r} is no header of a cache; it needs {', '.join(keys)}.")
     if header["convention"] != CONVENTION:
         raise UserError(
@@ -199,17 +199,38 @@ def open_cache(path: str | os.PathLike) -> Cache:
     return Cache(path, header)
 
 
+def _well_formed(header: Mapping[str, Any]) -> bool:
+    entries = header["sites"]
+    if type(header["images"]) is not int or header["images"] < 1 or not isinstance(entries, list):
+        return False
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"name", "shape", "file", "crc32"} <= set(entry):
+            return False
+        sizes = entry["shape"]
+        if not isinstance(sizes, list) or any(type(size) is not int or size < 1 for size in sizes):
+            return False
+    return True
+
+
 def sign_batches(probe: keras.Model, part: Any, normalization: Normalization) -> Iterator[list[np.ndarray]]:
-    """bool [B, N] of every output of `probe`, batch by batch; B is a multiple of 8 but in the last batch."""
+    """bool [B, N] of every output of `probe`, batch by batch; B is a multiple of 8 but in the last batch.
+
+    Raises:
+        UserError: a pre-activation is NaN, which has no sign.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([None, *probe.input_shape[1:]], tf.uint8)], autograph=False)
-    def compute(images: tf.Tensor) -> list[tf.Tensor]:
+    def compute(images: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         outputs = probe(normalization.apply(images), training=False)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        return [tf.reshape(x >= 0, [tf.shape(x)[0], -1]) for x in outputs]
+        wrong = tf.reduce_any([tf.math.is_nan(tf.reduce_sum(x)) for x in outputs])
+        return wrong, [tf.reshape(x >= 0, [tf.shape(x)[0], -1]) for x in outputs]
 
     for images, _ in part.batches(_BATCH):
-        yield [value.numpy() for value in compute(images)]
+        wrong, values = compute(images)
+        if wrong:
+            raise UserError(f"The pre-activations of {probe.name!r} are NaN on some image; its training diverged.")
+        yield [value.numpy() for value in values]
 
 
 def _write_bits(
@@ -220,7 +241,7 @@ def _write_bits(
     files = [folder / entry["file"] for entry in entries]
     for file, size in zip(files, sizes, strict=True):
         with open(file, "wb") as stream:
-            stream.truncate(size * width)
+            _reserve(stream.fileno(), size * width)
     chunk = [np.empty((_CHUNK // 8, size), np.uint8) for size in sizes]
     written = filled = 0
     for batch in batches:
@@ -233,6 +254,14 @@ def _write_bits(
             written, filled = written + filled, 0
     if filled:
         _flush(files, chunk, written, filled, width)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Make a file of `size` bytes; writing to a mapped hole of a full disk would end the process without a word."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)
 
 
 def _flush(files: Sequence[Path], chunk: Sequence[np.ndarray], written: int, filled: int, width: int) -> None:

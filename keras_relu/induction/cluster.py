@@ -131,8 +131,8 @@ def _codes(
     options = {"polarity": config.polarity, "constants": config.constants}
     if config.association == "hamming":
         rows = cache.rows(group.inducer, prototypes)
-        bits = {name: cache.bits(name) for name in group.induced}
-        return {n: association.hamming_codes(b, rows, cache.images, **options) for n, b in bits.items()}, {}
+        # One site at a time: mapped pages count as memory as long as they are mapped.
+        return {n: association.hamming_codes(cache.bits(n), rows, cache.images, **options) for n in group.induced}, {}
     assert model is not None
     assert dataset is not None
     images = min(config.energy_images or cache.images, cache.images)

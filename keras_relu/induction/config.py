@@ -9,7 +9,7 @@ import pydantic
 from pydantic import Field
 
 from keras_relu.config import Config
-from keras_relu.errors import unknown_key
+from keras_relu.errors import UserError, unknown_key
 from keras_relu.induction.mapping import normalised
 
 __all__ = ["FINETUNE", "PRESETS", "ClusterConfig", "InduceConfig", "PipelineConfig", "preset"]
@@ -81,6 +81,8 @@ class ClusterConfig(Config):
     def _resolve(cls, values: Any) -> Any:
         """No energy is summed for the Hamming distance, so the recorded configuration does not claim so."""
         if isinstance(values, Mapping) and values.get("association") == "hamming":
+            if values.get("energy_images") is not None:
+                raise UserError("energy_images has no effect on the association hamming.")
             return {**values, "energy_images": None}
         return values
 

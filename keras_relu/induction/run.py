@@ -5,7 +5,7 @@ plan.json                     1  the checked mapping and the comparisons that wi
 flattened.json                2  the original's names for the sites, where it has them
 stage1/cache/                 3  sign bits
 verified.json                 4  the flattened network computes what the structured one does
-stage1/<inducer>_K...npz      6  prototypes (prototypes/) and assignment, and the choosing matrices beside it
+stage1/<inducer>_K...npz      6  assignment; its prototypes and choosing matrices in folders beside it
 stage1/initial.keras, .json   5, 7  the induced network, batch normalisation re-estimated, and its numbers
 stage1/finetune/              8  a run of its own
 model.keras, result.json         the result of the last stage
@@ -33,7 +33,7 @@ from keras_relu.errors import KerasReLUError, UserError
 from keras_relu.files import atomic_path, read_json, write_json
 from keras_relu.fingerprint import model_hash
 from keras_relu.induction.assignment import Assignment, file_name, read_assignment, write_assignment
-from keras_relu.induction.build import build, flat_copy, prepare
+from keras_relu.induction.build import build, count_facts, flat_copy, prepare
 from keras_relu.induction.cache import write_cache
 from keras_relu.induction.cluster import cluster
 from keras_relu.induction.config import FINETUNE, InduceConfig
@@ -52,6 +52,7 @@ __all__ = ["RUN_KEYS", "run_induction", "stage_facts"]
 
 # Largest difference of logits that a change of names alone may make.
 _TOLERANCE = 1e-5
+_MATRICES = "layer_name_to_choosing_matrix"
 
 
 def run_induction(
@@ -83,6 +84,8 @@ def run_induction(
     """
     config = config if isinstance(config, InduceConfig) else InduceConfig.parse(config)
     require_logits(surgery.require_functional(model), dataset)
+    if isinstance(options.get("strategy"), tf.distribute.MultiWorkerMirroredStrategy):
+        raise UserError("The eight steps run in one process; fine-tune the built network with many workers instead.")
     return _Pipeline(model, dataset, config, run, on_step or (lambda text: None), options).run_all(facts or {})
 
 
@@ -137,8 +140,8 @@ class _Pipeline:
             if number == 1:
                 self._write_once("verified.json", "4 verify", self._verify)
             joined = stage.cluster() if joined is None else joined.joined(stage.cluster())
-            stage.build()
-            result = stage.finetune(joined, self.training[number - 1])
+            stage.build(joined)
+            result = stage.finetune(self.training[number - 1])
             network = load_model(stage.folder / "finetune")
         assert joined is not None
         write_assignment(self.run.path / "assignment.npz", joined)
@@ -211,22 +214,26 @@ class _Stage:
                 dataset=self.dataset,
                 prototypes_dir=self.folder / "prototypes",
             )
-            write_matrices(self.folder / "choosing_matrices.npz", to_matrices(made))
+            write_matrices(self.folder / _MATRICES / self.assignment_file.name, to_matrices(made))
             write_assignment(self.assignment_file, made)
         return read_assignment(self.assignment_file)
 
-    def build(self) -> None:
-        """Steps 5 and 7: the induced network as the fine-tuning starts with it, and its numbers."""
+    def build(self, joined: Assignment) -> None:
+        """Steps 5 and 7: the induced network as the fine-tuning starts with it, and its numbers against the first one."""
         if (self.folder / "initial.json").exists():
             return
         self._say("5 and 7 build")
         options: dict[str, Any] = {"bn_images": self.config.bn_images, "cap": self.config.cap}
         induced, result = build(self.network, read_assignment(self.assignment_file), self.dataset, **options)
+        result |= count_facts(self.pipeline.model, induced, joined)
+        if self.number > 1:
+            first = read_json(self.folder.parent / "stage1" / "initial.json")
+            result |= {key: value for key, value in first.items() if key.startswith("baseline_")}
         with atomic_path(self.folder / "initial.keras") as temporary:
             induced.save(temporary)
         write_json(self.folder / "initial.json", result)
 
-    def finetune(self, joined: Assignment, training: TrainConfig) -> dict[str, Any]:
+    def finetune(self, training: TrainConfig) -> dict[str, Any]:
         """Step 8; its result, with the numbers of the whole induction so far."""
         folder = self.folder / "finetune"
         if (folder / "result.json").exists():
@@ -234,25 +241,17 @@ class _Stage:
         self._say("8 fine-tune and test")
         run = Run.create(folder, config=training.to_dict(), stage="induce", resume=True)
         induced = load_model(self.folder / "initial.keras")
-        facts = stage_facts(read_json(self.folder / "initial.json"), joined)
+        facts = stage_facts(read_json(self.folder / "initial.json"))
         teacher = surgery.copy_model(self.pipeline.model) if self.config.distill else None
         return finetune(
             induced, self.dataset, training, teacher=teacher, run=run, facts=facts, resume=True, **self.pipeline.options
         )
 
 
-def stage_facts(built: Mapping[str, Any], joined: Assignment | None = None) -> dict[str, Any]:
-    """The numbers of a built network as facts of its fine-tuned one: measured anew are only the accuracies.
-
-    Args:
-        built: the result of `build.build`.
-        joined: the assignments of all stages so far.
-    """
+def stage_facts(built: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of `build.build` as facts of the fine-tuned network, of which only the accuracies are measured anew."""
     renamed = {"accuracy": "accuracy_before_finetune", "val_accuracy": "val_accuracy_before_finetune"}
-    facts = {renamed.get(key, key): value for key, value in built.items()}
-    if joined is not None:
-        facts["assignment"] = dict(joined.facts)
-    return facts
+    return {renamed.get(key, key): value for key, value in built.items()}
 
 
 def _names(model: keras.Model, plan: Plan) -> dict[str, Any]:

@@ -196,26 +196,28 @@ def _knapsack(task: _Task, budget: int, counts: Sequence[int], scheme: str) -> d
     sizes = {site.name: math.prod(site.shape) for site in task.sites}
     costs = {site.name: cost_of(site) for site in task.sites}
     baseline, rows = None, []
-    options: list[list[tuple[int, float]]] = []
-    kept: list[list[int | None]] = []
-    for names in groups:
-        plain = sum(costs[name] for name in names)
-        options.append([(plain, 0.0)])
-        kept.append([None])
-        for count in (count for count in counts if count < sizes[names[0]]):
-            trials = task.trials(task.assign(make_plan(task.sites, {names[0]: names}, count)))
-            baseline = trials.loss([]) if baseline is None else baseline
+    # Per group {K or None for plain ReLUs: (comparisons, damage)}.
+    options: list[dict[int | None, tuple[int, float]]] = [
+        {None: (sum(costs[n] for n in names), 0.0)} for names in groups
+    ]
+    for count in counts:
+        tried = [(names, known) for names, known in zip(groups, options, strict=True) if count < sizes[names[0]]]
+        if not tried:
+            continue
+        # All groups in one network, measured one at a time.
+        plan = make_plan(task.sites, {names[0]: names for names, _ in tried}, count)
+        trials = task.trials(task.assign(plan))
+        baseline = trials.loss([]) if baseline is None else baseline
+        for names, known in tried:
             loss = trials.loss(names)
-            options[-1].append((count, max(0.0, loss - baseline)))
-            kept[-1].append(count)
-            rows.append(
-                {"inducer": names[0], "induced": names, "prototypes": count, "loss": loss, "saved": plain - count}
-            )
+            known[count] = (count, max(0.0, loss - baseline))
+            saved = known[None][0] - count
+            rows.append({"inducer": names[0], "induced": names, "prototypes": count, "loss": loss, "saved": saved})
             task.say(f"{names[0]} and {len(names) - 1} more with {count} prototypes: loss {loss:.4f}")
     if baseline is None:
         raise UserError(f"No group has more than {counts[0]} elements; choose fewer prototypes.")
-    picked = choose(options, budget)
-    pairs = [(names, counts_[pick]) for names, counts_, pick in zip(groups, kept, picked, strict=True)]
+    picked = choose([list(known.values()) for known in options], budget)
+    pairs = [(names, list(known)[pick]) for names, known, pick in zip(groups, options, picked, strict=True)]
     taken = [(names, count) for names, count in pairs if count is not None]
     mapping = {
         "inducer_to_induced": {names[0]: names for names, _ in taken},

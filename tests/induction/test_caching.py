@@ -57,7 +57,7 @@ class TestCache:
         with pytest.raises(UserError, match="Unknown site of the cache"):
             part.bits(SECOND)
 
-    @pytest.mark.parametrize("damage", ["short", "flipped", "missing", "header", "keys", "convention"])
+    @pytest.mark.parametrize("damage", ["short", "flipped", "missing", "header", "keys", "sites", "convention"])
     def test_damage_is_noticed(self, cache, tmp_path, damage):
         copy = tmp_path / "copy"
         shutil.copytree(cache.path, copy)
@@ -74,7 +74,14 @@ class TestCache:
             header.write_text("{")
         else:
             values = json.loads(header.read_text())
-            values = {"images": 3} if damage == "keys" else {**values, "convention": "x > 0"}
+            changes = {
+                "keys": {"dataset": None},
+                "sites": {"sites": [{"name": 3}]},
+                "convention": {"convention": "x > 0"},
+            }
+            values |= changes[damage]
+            if damage == "keys":
+                del values["dataset"]
             header.write_text(json.dumps(values))
         with pytest.raises(UserError, match=r"damaged|not valid JSON|no header|convention"):
             open_cache(copy).bits(STEM)
@@ -82,6 +89,10 @@ class TestCache:
     def test_bad_requests(self, network, digits, tmp_path):
         with pytest.raises(UserError, match="does not exist"):
             open_cache(tmp_path)
+        broken = surgery.copy_model(network)
+        broken.get_layer("stem_bn").set_weights([np.full(4, np.nan)] * 4)
+        with pytest.raises(UserError, match="NaN on some image"):
+            write_cache(broken, digits, tmp_path / "x", images=10)
         for images in (0, 100_000):
             with pytest.raises(UserError, match="train split has"):
                 take_images(digits, "train", images)
@@ -176,6 +187,7 @@ class TestClustering:
             ({"selection": "fpss"}, "Did you mean 'fps'"),
             ({"associaton": "energy"}, "Did you mean 'association'"),
             ({"images": 0}, "greater than or equal to 1"),
+            ({"association": "hamming", "energy_images": 5}, "has no effect"),
         ):
             with pytest.raises(UserError, match=message):
                 ClusterConfig.parse(values)

@@ -88,7 +88,13 @@ def test_what_a_run_leaves(whole, network):
     (file,) = (path / "stage2").glob("*_K*.npz")
     assert file.name.startswith("stage2_block1_relu1_K6_fps-energy-pc_seed0_M100_")
     assert result["accuracy"] > 0.3
-    assert result["baseline_accuracy"] > 0.5
+    # The numbers of the whole: against the network before the first stage, with the prototypes of both.
+    first, last = (json.loads((path / stage / "initial.json").read_text()) for stage in ("stage1", "stage2"))
+    assert result["baseline_accuracy"] == first["baseline_accuracy"] > 0.5
+    assert result["comparison_count_before"] == last["comparison_count_before"] == 960
+    assert list(result["prototypes"]) == list(MAPPING)
+    assert result["induced_elements"] == 512 + 192
+    assert set(result["assignment"]["sites"]) == {name for induced in MAPPING.values() for name in induced}
     # The second stage saw the responses of the network fine-tuned in the first.
     hashes = [read_assignment(next((path / s).glob("*_K*.npz"))).facts["model_hash"] for s in ("stage1", "stage2")]
     assert hashes[0] != hashes[1]
@@ -155,14 +161,14 @@ def test_a_kill_within_the_fine_tuning(network, digits, tmp_path, monkeypatch):
     for path, kill in ((tmp_path / "whole", False), (tmp_path / "killed", True)):
         if kill:
             with monkeypatch.context() as patch:
-                validate = supervised._Selection.validate
+                validate = supervised.Selection.validate
                 seen = []
 
                 def second(self, seen=seen, validate=validate):
                     seen.append(1)
                     return killed() if len(seen) == 2 else validate(self)
 
-                patch.setattr(supervised._Selection, "validate", second)
+                patch.setattr(supervised.Selection, "validate", second)
                 with pytest.raises(Killed):
                     go(network, digits, path, config)
             assert list(path.glob("stage1/finetune/checkpoints/*.npz"))
