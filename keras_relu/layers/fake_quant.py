@@ -10,7 +10,22 @@ import tf_keras as keras
 
 from keras_relu.errors import UserError
 
-__all__ = ["FakeQuant"]
+__all__ = ["FakeQuant", "rounded"]
+
+
+def rounded(x: tf.Tensor, step: float, lowest: int, highest: int) -> tf.Tensor:
+    """`x` rounded to the nearest of step * (lowest .. highest), halves up; gradient 1 between the outermost, else 0.
+
+    TensorFlow's own operation for this becomes a 4-bit tensor in TFLite, which no kernel there takes.
+    """
+
+    @tf.custom_gradient
+    def apply(values: tf.Tensor) -> Any:
+        inside = tf.logical_and(values >= lowest * step, values <= highest * step)
+        nearest = tf.clip_by_value(tf.floor(values / step + 0.5), float(lowest), float(highest)) * step
+        return nearest, lambda upstream: tf.where(inside, upstream, tf.zeros_like(upstream))
+
+    return apply(x)
 
 
 @keras.saving.register_keras_serializable(package="keras_relu")
@@ -27,7 +42,7 @@ class FakeQuant(keras.layers.Layer):
     Raises:
         UserError: a range without 0 or a number of bits out of range.
 
-    Source: spec `fusion`, section 4.1; TensorFlow's `fake_quant_with_min_max_args`.
+    Source: spec `fusion`, section 4.1; the values of TensorFlow's `fake_quant_with_min_max_args`.
     """
 
     def __init__(self, minimum: float = -6.0, maximum: float = 6.0, *, bits: int = 4, **kwargs: Any) -> None:
@@ -37,20 +52,17 @@ class FakeQuant(keras.layers.Layer):
         if not 2 <= bits <= 16:
             raise UserError(f"FakeQuant takes 2 to 16 bits, received {bits}.")
         self.minimum, self.maximum, self.bits = float(minimum), float(maximum), bits
+        steps = 2**bits - 1
+        self._step = (self.maximum - self.minimum) / steps
+        zero = min(max(math.floor(0.5 - self.minimum / self._step), 0), steps)
+        self._indices = -zero, steps - zero
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        # The operation exists in float32 only.
-        rounded = tf.quantization.fake_quant_with_min_max_args(
-            tf.cast(inputs, tf.float32), self.minimum, self.maximum, self.bits
-        )
-        return tf.cast(rounded, inputs.dtype)
+        return rounded(inputs, self._step, *self._indices)
 
     def levels(self) -> list[float]:
         """The values it can return, ascending."""
-        steps = 2**self.bits - 1
-        step = (self.maximum - self.minimum) / steps
-        zero = min(max(math.floor(0.5 - self.minimum / step), 0), steps)
-        return [(index - zero) * step for index in range(steps + 1)]
+        return [index * self._step for index in range(self._indices[0], self._indices[1] + 1)]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

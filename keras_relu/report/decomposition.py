@@ -5,75 +5,20 @@ Like the rest of the reports it reads files only and does not import TensorFlow.
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from keras_relu.errors import UserError
-from keras_relu.files import read_json, write_text
+from keras_relu.files import read_json
 from keras_relu.report import decomposition_figures as figures
-from keras_relu.report import drawing, style
-from keras_relu.report.drawing import Drawing
+from keras_relu.report import sections
+from keras_relu.report.sections import section, table
 
 __all__ = ["build_report", "load_results"]
 
 _KINDS = ("extract", "validate", "essential", "mutual-info", "csg", "selectivity")
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>keras_relu report: decomposition</title>
-<style>
-{{ css }}
-</style>
-</head>
-<body>
-<header>
-<h1>Decomposition report</h1>
-<p class="muted">{{ names | join(", ") }}. Written {{ written }}.</p>
-</header>
-<main>
-{% for section in sections %}
-<section aria-labelledby="{{ section.slug }}">
-<h2 id="{{ section.slug }}">{{ section.title }}</h2>
-{% for table in section.tables %}
-<div class="scroll" role="region" aria-label="{{ table.title }}" tabindex="0">
-<table>
-<thead><tr>{% for head in table.heads %}<th scope="col"{% if loop.first %} class="text"{% endif %}>{{ head }}</th>
-{% endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr>{% for cell in row %}{% if loop.first %}<th scope="row" class="text">{{ cell }}</th>
-{% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-<p class="muted">{{ table.title }}</p>
-{% endfor %}
-{% for item in section.drawings %}
-<figure id="{{ item.slug }}">
-{{ item | svg }}
-<figcaption>{{ item.caption }}</figcaption>
-</figure>
-{% endfor %}
-</section>
-{% endfor %}
-</main>
-</body>
-</html>
-"""
 
 
 def load_results(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
@@ -114,56 +59,14 @@ def build_report(
         UserError: as `load_results`; `output` is a directory or `figures_dir` a file.
         KerasReLUError: a file cannot be written.
     """
-    target = Path(output)
-    if target.is_dir():
-        raise UserError(f"The report path {str(target)!r} is a directory. Give a file name such as decomposition.html.")
-    if figures_dir is not None and Path(figures_dir).exists() and not Path(figures_dir).is_dir():
-        raise UserError(f"The figures path {str(figures_dir)!r} is a file. Give a directory.")
     results = load_results(paths)
-    sections = [section for make in _SECTIONS if (section := make(results))]
-    if figures_dir is not None:
-        for item in itertools.chain(*(section["drawings"] for section in sections)):
-            drawing.save(item, Path(figures_dir))
-    write_text(target, _render(results, sections))
-    return target
-
-
-def _render(results: Sequence[Mapping[str, Any]], sections: Sequence[Mapping[str, Any]]) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["svg"] = lambda item: Markup(drawing.inline(item))
-    page_css = resources.files("keras_relu.report").joinpath("templates", "page.css").read_text(encoding="utf-8")
-    dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {style.css_variables(dark=True)} }} }}"
-    return environment.from_string(_PAGE).render(
-        css=Markup(f":root {{ {style.css_variables(dark=False)} }}\n{dark}\n{page_css}"),
-        names=[style.plain(result["name"]) for result in results],
-        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        sections=sections,
-    )
+    parts = [part for make in _SECTIONS if (part := make(results))]
+    names = [result["name"] for result in results]
+    return sections.write_page("Decomposition", names, parts, output, figures_dir=figures_dir)
 
 
 def _of(results: Sequence[Mapping[str, Any]], *kinds: str) -> list[Mapping[str, Any]]:
     return [result for result in results if result["kind"] in kinds]
-
-
-def _section(title: str, tables: list[dict[str, Any]], drawings: list[Drawing]) -> dict[str, Any]:
-    drawings = [Drawing(item.slug, style.plain(item.alt), style.plain(item.caption), item.draw) for item in drawings]
-    return {"title": title, "slug": _slug(title), "tables": tables, "drawings": drawings}
-
-
-def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
-    return {"title": title, "heads": heads, "rows": [[_cell(value) for value in row] for row in rows]}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "\N{EN DASH}"
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else style.plain(value)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "part"
 
 
 def _accuracy(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -182,7 +85,7 @@ def _accuracy(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     heads = ("last layer", "correct", "images", "accuracy", "loss", "parameters", "multiplications")
     drawings = figures.curve_drawings(measured)
     drawings += [figures.class_drawing(result, f"classes-{index}") for index, result in enumerate(measured, 1)]
-    return _section("Accuracy", [_table("The last layer: accuracy and size.", heads, rows)], drawings)
+    return section("Accuracy", [table("The last layer: accuracy and size.", heads, rows)], drawings)
 
 
 def _numbers(entry: Mapping[str, Any], *sizes: str) -> tuple[Any, ...]:
@@ -202,7 +105,7 @@ def _noise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         rows += [(entry["label"], entry["noise"], *_survivors(entry)) for entry in entries]
     heads = ("filters", "noise", "no noise", "at influential", "at others")
     title = "Images still answered rightly; mean and standard deviation over the draws."
-    return _section("Essential filters", [_table(title, heads, rows)], drawings) if rows else None
+    return section("Essential filters", [table(title, heads, rows)], drawings) if rows else None
 
 
 def _noise_entries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -239,7 +142,7 @@ def _lists(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     title = (
         "Mutual information between the filter lists of classes, in nats; the published average includes self pairs."
     )
-    return _section("Filters of the classes", [_table(title, heads, rows)], drawings)
+    return section("Filters of the classes", [table(title, heads, rows)], drawings)
 
 
 def _selectivity(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -248,8 +151,8 @@ def _selectivity(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         for result in _of(results, "selectivity")
     ]
     title = "Class selectivity of the filters: 0 = all classes drive them alike, 1 = one class alone does."
-    table = _table(title, ("layer", "filters", "mean", "median"), rows)
-    return _section("Class selectivity", [table], []) if rows else None
+    listed = table(title, ("layer", "filters", "mean", "median"), rows)
+    return section("Class selectivity", [listed], []) if rows else None
 
 
 _SECTIONS = (_accuracy, _noise, _lists, _selectivity)

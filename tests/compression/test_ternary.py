@@ -151,6 +151,8 @@ def test_fake_quant_levels_rounding_and_gradient_window(arguments, levels):
     # Away from the middle between two levels, where either may be meant.
     middle = np.abs(np.abs(x.numpy() - nearest) - (levels[1] - levels[0]) / 2) < 1e-3
     np.testing.assert_allclose(y[~middle], nearest[~middle], atol=1e-4)
+    built_in = tf.quantization.fake_quant_with_min_max_args(x, *arguments)
+    np.testing.assert_allclose(y[~middle], built_in[~middle], atol=1e-5)
     inside = (x.numpy() >= levels[0]) & (x.numpy() <= levels[-1])
     np.testing.assert_array_equal(tape.gradient(y, x), inside.astype(np.float32))
     assert FakeQuant.from_config(layer.get_config()).levels() == layer.levels()
