@@ -25,6 +25,8 @@ setup(
         "tensorflow-datasets>=4.9",
         # Event files are written through it; TensorFlow 2.21 no longer brings it along.
         "tensorboard>=2.16,<2.22",
+        # TFLite files are rewritten with it; TensorFlow depends on it too.
+        "flatbuffers>=23.5",
         # tensorflow-datasets needs it on every Python but lists it only for old ones.
         "importlib_resources",
         "numpy>=1.26",

@@ -1,7 +1,7 @@
 """What compression saves: int8 against float TFLite, pruned against dense, and a pruning step against sorting on the host.
 
 One network in one process. Sizes are those of the written files, compressed ones by zlib; latencies are medians of single
-images on one thread, both files in turns; a pruning step is what the wrapped layers add to one update, averaged over two
+images on one thread, both files in turns; a pruning step is what pruning adds to one update, averaged over two
 of the library's mask periods, against the original's way: fetch every kernel, sort it, write it back, after each batch.
 
 Bars: int8 / float size at most 0.30, pruned / dense compressed size at most 0.5, pruning step at least 5 times cheaper.
@@ -70,19 +70,11 @@ def latencies(files, shape, images):
 def our_pruning_seconds(model):
     """Seconds per update of masks and masked weights in the middle of a ramp."""
     wrapped = pruning.wrap(model, schedules(model, 10 * UPDATES))
-    wrappers = pruning.wrappers(wrapped)
-
-    @tf.function(autograph=False)
-    def update():
-        for wrapper in wrappers:
-            wrapper.pruning_step.assign_add(1)
-            wrapper.pruning_obj.conditional_mask_update()
-            wrapper.pruning_obj.weight_mask_op()
-
-    update()
+    after = tf.function(pruning.drive(wrapped), autograph=False)
+    after(tf.constant(1))
     start = time.perf_counter()
-    for _ in range(UPDATES):
-        update()
+    for update in range(2, UPDATES + 2):
+        after(tf.constant(update))
     return (time.perf_counter() - start) / UPDATES
 
 

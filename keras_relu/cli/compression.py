@@ -77,9 +77,13 @@ def prune(
     given |= {"ramp_epochs": ramp_epochs, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr, "seed": seed}
     settings = _settings(model, config, given, set_)
     choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
-    _run_stage(
-        "pruned", model, output, settings, choice, strategy, trusted, resume, json, checkpoint_every=checkpoint_every
-    )
+    options: dict[str, Any] = {
+        "strategy": strategy,
+        "trusted": trusted,
+        "resume": resume,
+        "checkpoint_every": checkpoint_every,
+    }
+    _run_stage("pruned", model, output, settings, choice=choice, json=json, **options)
 
 
 def quantize(
@@ -107,9 +111,13 @@ def quantize(
     given = {"exclude": exclude, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr, "seed": seed}
     settings = _settings(model, config, given, set_)
     choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
-    _run_stage(
-        "pqat", model, output, settings, choice, strategy, trusted, resume, json, checkpoint_every=checkpoint_every
-    )
+    options: dict[str, Any] = {
+        "strategy": strategy,
+        "trusted": trusted,
+        "resume": resume,
+        "checkpoint_every": checkpoint_every,
+    }
+    _run_stage("pqat", model, output, settings, choice=choice, json=json, **options)
 
 
 def sparsity(model: Model, trusted: Trusted = False, json: Json = False) -> None:
@@ -149,12 +157,13 @@ def _run_stage(
     model: str,
     output: str,
     settings: Mapping[str, Any],
+    *,
     choice: DataChoice,
     strategy: str,
     trusted: bool,
     resume: bool,
     json: bool,
-    **options: Any,
+    checkpoint_every: int,
 ) -> None:
     placed = strategy_for(strategy)
     from keras_relu import compression
@@ -182,7 +191,7 @@ def _run_stage(
             strategy=placed,
             progress=not json,
             facts=known,
-            **options,
+            checkpoint_every=checkpoint_every,
         )
     keys = ("arch", "accuracy", "parent_accuracy", "val_accuracy", "loss", "sparsity", "wall_time_s")
     short = {"output": output, "stage": stage, **{key: result[key] for key in keys}, "pruned": result["pruned"]}

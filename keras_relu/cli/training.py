@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +36,11 @@ from keras_relu.cli.quiet import start_tensorflow
 from keras_relu.config import load_yaml
 from keras_relu.errors import UserError
 from keras_relu.files import existing_file
+
+if TYPE_CHECKING:
+    import tf_keras as keras
+
+    from keras_relu.data import Dataset
 
 __all__ = ["register"]
 
@@ -79,7 +84,6 @@ def train(
     if teacher:
         existing_file(teacher, "teacher")
     placed = strategy_for(strategy)
-    from keras_relu import models
     from keras_relu.runs import Run
     from keras_relu.training import precision, supervised
     from keras_relu.training.strategy import is_chief
@@ -89,11 +93,7 @@ def train(
     choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
     images = choice.load()
     weights_seed = seed if init_seed is None else init_seed
-    models.check_options(arch, arch_options)
-    model = models.build(
-        arch, classes=images.classes, input_shape=images.image_shape, seed=weights_seed, **arch_options
-    )
-    known: dict[str, Any] = {"arch": arch, **({"arch_options": arch_options} if arch_options else {})}
+    model, known = _fresh_network(arch, arch_options, images, weights_seed)
     record = {**checked.to_dict(), **known, **choice.record(images), "init_seed": weights_seed}
     run = Run.create(output, config=record, stage="train", resume=resume, chief=is_chief(placed))
     source = load_keras(teacher) if teacher else None
@@ -104,6 +104,17 @@ def train(
     keys = ("arch", "dataset", "normalization", "accuracy", "correct", "total", "loss", "val_accuracy", "wall_time_s")
     short = {"output": output, **{key: result[key] for key in keys}}
     emit(short, as_json=json, lines=[table(("result", ""), short.items())])
+
+
+def _fresh_network(
+    arch: str, options: Mapping[str, Any], images: Dataset, seed: int
+) -> tuple[keras.Model, dict[str, Any]]:
+    """A network for a data set, and what a run records of it."""
+    from keras_relu import models
+
+    models.check_options(arch, options)
+    model = models.build(arch, classes=images.classes, input_shape=images.image_shape, seed=seed, **options)
+    return model, {"arch": arch, **({"arch_options": dict(options)} if options else {})}
 
 
 def evaluate(

@@ -68,7 +68,7 @@ def prune(
     schedules = {layer.name: _schedule(layer, config, updates, total) for layer in layers}
     with (strategy or tf.distribute.get_strategy()).scope():
         wrapped = pruning.wrap(model, schedules)
-    optimize(wrapped, dataset, run, config, strategy=strategy, eligible=_ramp_ended, **options)
+    optimize(wrapped, dataset, run, config, strategy=strategy, after=pruning.drive, eligible=_ramp_ended, **options)
     expected = {wrapper.layer.name: wrapper.expected_zeros for wrapper in pruning.wrappers(wrapped)}
     plain = pruning.strip(wrapped)
     if run is not None:

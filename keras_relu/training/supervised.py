@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pydantic
 import tensorflow as tf
 import tf_keras as keras
@@ -17,13 +14,14 @@ from keras_relu.config import Config
 from keras_relu.errors import UserError
 from keras_relu.evaluate import Evaluator
 from keras_relu.runs import Run
-from keras_relu.training import checkpoint, losses
+from keras_relu.training import losses
 from keras_relu.training.checks import require_logits
 from keras_relu.training.ema import ExponentialMovingAverage
 from keras_relu.training.fit import fit
 from keras_relu.training.optimizers import Optimizer, compute_gradients, for_each_replica, get_optimizer
 from keras_relu.training.precision import PRECISIONS, LossScale, all_finite
 from keras_relu.training.schedules import Schedule, get_schedule
+from keras_relu.training.selection import Selection
 from keras_relu.training.strategy import place_model
 
 __all__ = ["Rule", "SupervisedStep", "TrainConfig", "measure", "optimize", "train"]
@@ -107,6 +105,8 @@ class SupervisedStep:
         rules: applied after every update, the constraints of the model's variables before them.
     """
 
+    after: Callable[[tf.Tensor], None] | None = None
+
     def __init__(
         self,
         model: keras.Model,
@@ -152,6 +152,8 @@ class SupervisedStep:
         rate = self.schedule(step_index)
         finite = None if scale is None else all_finite(gradients)
         self.optimizer.apply(zip(gradients, variables, strict=True), rate, when=finite)
+        if self.after is not None:
+            self.after(step_index)
         if self.rules:
             for_each_replica(_apply_rule, [(variable, (rule,)) for variable, rule in self.rules], when=finite)
         if self.ema is not None:
@@ -229,6 +231,7 @@ def optimize(
     max_steps: int | None = None,
     snapshot_every: int = 0,
     rules: Callable[[keras.Model], Sequence[Rule]] | None = None,
+    after: Callable[[keras.Model], Callable[[tf.Tensor], None]] | None = None,
     watch: Callable[[keras.Model], Callable[[], Mapping[str, float]]] | None = None,
     eligible: Callable[[keras.Model], Callable[[], bool]] | None = None,
 ) -> TrainConfig:
@@ -240,6 +243,7 @@ def optimize(
         snapshot_every: steps between networks kept as `snapshots/<step>.keras` of `run`, the first before any step; 0 keeps
             none.
         rules: makes the rules of the model that is trained, which is a copy where a strategy asks for one.
+        after: makes what runs behind every update, inside the compiled step and before the rules, with its index.
         watch: makes what measures that model after each epoch besides accuracy and loss; needs a validation split.
         eligible: makes what says whether the weights of the epoch that ended may be kept by keep='best'; the last ones
             are kept where it never says yes.
@@ -253,7 +257,8 @@ def optimize(
     with strategy.scope():
         taught = None if teacher is None else place_model(teacher, strategy)
         step = _make_step(placed, dataset, config, taught, rules(placed) if rules else ())
-    selection = _Selection(step, dataset, config, run, resume=resume)
+    step.after = after(placed) if after else None
+    selection = Selection(step, dataset, config, run, resume=resume)
     selection.watch = watch(placed) if watch else None
     selection.eligible = eligible(placed) if eligible else None
     fit(
@@ -292,57 +297,6 @@ def _snapshots(model: keras.Model, run: Run | None, every: int) -> Callable[[int
             run.save_model(model, name)
 
     return keep
-
-
-class _Selection:
-    """Which weights are validated and kept: averaged or not, of the last epoch or of the best one."""
-
-    watch: Callable[[], Mapping[str, float]] | None = None
-    eligible: Callable[[], bool] | None = None
-
-    def __init__(
-        self, step: SupervisedStep, dataset: Any, config: TrainConfig, run: Run | None, *, resume: bool
-    ) -> None:
-        self.step = step
-        self.split = dataset.validation
-        self.keep_best = config.keep == "best"
-        self.run = run
-        self.evaluator = Evaluator(step.model, dataset.normalization)
-        self.best: tuple[float, dict[str, np.ndarray]] | None = None
-        if self.keep_best and resume and run is not None and self._file.exists():
-            arrays, meta = checkpoint.read(self._file)
-            self.best = (meta["accuracy"], arrays)
-
-    def validate(self) -> dict[str, float]:
-        """Accuracy and loss on the validation split, with averaged weights where there are any."""
-        with self.step.ema.swapped() if self.step.ema is not None else contextlib.nullcontext():
-            measured = self.evaluator(self.split)
-            # Epochs that a resumed run repeats give the same accuracy again, which is no improvement.
-            better = self.best is None or measured["accuracy"] > self.best[0]
-            if self.keep_best and better and (self.eligible is None or self.eligible()):
-                self._remember(measured["accuracy"])
-            watched = self.watch() if self.watch else {}
-        return {"accuracy": measured["accuracy"], "loss": measured["loss"], **watched}
-
-    def finish(self) -> None:
-        """Put the kept weights into the model."""
-        if self.best is not None:
-            checkpoint.assign(self.best[1], self._variables())
-        elif self.step.ema is not None:
-            self.step.ema.copy_to_weights()
-
-    def _remember(self, accuracy: float) -> None:
-        self.best = (accuracy, checkpoint.collect(self._variables()))
-        if self.run is not None and self.run.chief:
-            checkpoint.write(self._file, self.best[1], {"accuracy": accuracy})
-
-    def _variables(self) -> dict[str, list[tf.Variable]]:
-        return {"model": list(self.step.model.variables)}
-
-    @property
-    def _file(self) -> Path:
-        assert self.run is not None
-        return self.run.checkpoints / "best.npz"
 
 
 def _checked(
