@@ -115,10 +115,10 @@ class Quadratic(Replacement):
     """g(x) = scale_x2 w2 x^2 + w1 x + w0 per channel, trained; starts as the identity, or as x + initial_x2 x^2.
 
     `scale_x2` only slows the learning of the x^2 term. `slope_bound` and `clip` act in `project`: with r the largest |x|
-    that the channel has seen in training (a running maximum that forgets slowly), they keep |w1| <= slope_bound and
-    |2 scale_x2 w2| r <= slope_bound - |w1|, and |scale_x2 w2| <= clip; None switches one off. The first bounds the slope
-    of g over the whole range of its input, outliers included, so that quadratics cannot compound along a residual path:
-    when activations grow, curvature shrinks.
+    that the channel has seen in training (a running maximum that forgets slowly and grows by a tenth a step at most), they
+    keep |w1| <= slope_bound and |2 scale_x2 w2| r <= slope_bound - |w1|, and |scale_x2 w2| <= clip; None switches one off.
+    The first bounds the slope of g over the whole range of its input, outliers included, so that quadratics cannot compound
+    along a residual path: when activations grow, curvature shrinks.
 
     Source: AutoReP (Peng et al., ICCV 2023), arXiv:2308.10134; the projection is ours.
 

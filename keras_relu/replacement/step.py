@@ -9,6 +9,7 @@ import tf_keras as keras
 
 from keras_relu.data import Normalization
 from keras_relu.replacement.config import Distillation, Optimization, Search
+from keras_relu.replacement.guard import SpikeGuard
 from keras_relu.replacement.lifecycle import elements_per_score, gated_layers
 from keras_relu.replacement.penalty import PenaltyControl
 from keras_relu.training import losses, optimizers, schedules
@@ -67,20 +68,27 @@ class GatedStep:
         same = {"weight_decay": phase.weight_decay, **options} if phase.coefficient_optimizer == "same" else {}
         self.coefficient_optimizer = optimizers.get_optimizer(phase.optimizer if same else "adam", **same)
         self.coefficient_optimizer.build(self.coefficients)
+        self.guard = SpikeGuard(_statistics(model, self.layers))
 
     def variables(self) -> dict[str, list[tf.Variable]]:
         """Everything a checkpoint needs, by group."""
         slots = self.optimizer.variables + self.coefficient_optimizer.variables
-        return {"model": self.model.variables, "optimizer": slots}
+        return {"model": self.model.variables, "optimizer": slots, "guard": self.guard.variables}
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One update from uint8 `images` [B, H, W, C] and int `labels` [B]; returns loss, accuracy, learning_rate, kept."""
+        """One update from uint8 `images` [B, H, W, C] and int `labels` [B]; returns loss, accuracy, learning_rate, kept,
+        skipped."""
         x = self.normalization.apply(images)
         soft = None if self.teacher is None else tf.stop_gradient(self.teacher(x, training=False))
-        gradients, logs = self._gradients(x, labels, soft, step)
+        before = self.guard.read()
+        gradients, score_gradients, logs = self._gradients(x, labels, soft, step)
+        admitted = self.guard.admits(logs["loss"])
         rate = self.schedule(step)
-        self._update_weights(gradients, rate)
+        self._update_weights(gradients, rate, admitted)
+        self._update_scores(score_gradients, step, admitted)
+        self.guard.restore(before, unless=admitted)
+        logs |= self.guard.logged(logs["loss"], admitted)
         kept = tf.add_n([tf.reduce_sum(layer.mask) * size for layer, size in zip(self.layers, self.sizes, strict=True)])
         return {**logs, "learning_rate": rate, "kept": kept}
 
@@ -88,13 +96,13 @@ class GatedStep:
     def _trained(self) -> list[tf.Variable]:
         return self.weights + self.coefficients
 
-    def _gradients(
-        self, x: tf.Tensor, labels: tf.Tensor, soft: Any, step: tf.Tensor
-    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        """Gradients of `_trained` and what to log."""
+    def _gradients(self, x: tf.Tensor, labels: tf.Tensor, soft: Any, step: tf.Tensor) -> Gradients:
+        """Gradients of `_trained`, those of the scores (none here), and what to log."""
         del step
-        gradients, _, logs = self._differentiate(x, labels, soft, self._trained, [])
-        return gradients, logs
+        return self._differentiate(x, labels, soft, self._trained, [])
+
+    def _update_scores(self, gradients: list[tf.Tensor], step: tf.Tensor, admitted: tf.Tensor) -> None:
+        """What a search does with the gradients of the scores; masks that stay as they are need none."""
 
     def _differentiate(
         self, x: tf.Tensor, labels: tf.Tensor, soft: Any, trained: list[tf.Variable], scores: list[tf.Variable]
@@ -111,17 +119,18 @@ class GatedStep:
         logs = {"loss": tf.reduce_mean(each), "accuracy": losses.accuracy(labels, logits)}
         return gradients[: len(trained)], gradients[len(trained) :], logs
 
-    def _update_weights(self, gradients: list[tf.Tensor], rate: tf.Tensor) -> None:
+    def _update_weights(self, gradients: list[tf.Tensor], rate: tf.Tensor, admitted: tf.Tensor) -> None:
         gradients = optimizers.reduce_gradients(gradients)
         if self.phase.clip_norm is not None:
             gradients, _ = optimizers.clip_by_global_norm(gradients, self.phase.clip_norm)
         count = len(self.weights)
-        self.optimizer.apply(zip(gradients[:count], self.weights, strict=True), rate)
+        self.optimizer.apply(zip(gradients[:count], self.weights, strict=True), rate, when=admitted)
         if not self.coefficients:
             return
         # The coefficients' rate follows the same curve, from a peak of its own.
         scaled = rate * (self.phase.coefficient_learning_rate / self.phase.learning_rate)
-        self.coefficient_optimizer.apply(zip(gradients[count:], self.coefficients, strict=True), scaled)
+        pairs = zip(gradients[count:], self.coefficients, strict=True)
+        self.coefficient_optimizer.apply(pairs, scaled, when=admitted)
         for layer in self.layers:
             layer.project_coefficients()
 
@@ -151,22 +160,13 @@ class SearchStep(GatedStep):
             groups["scores"] = self.score_optimizer.variables
         return {**groups, "penalty": self.penalty.variables} if self.penalty else groups
 
-    def _gradients(
-        self, x: tf.Tensor, labels: tf.Tensor, soft: Any, step: tf.Tensor
-    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+    def _gradients(self, x: tf.Tensor, labels: tf.Tensor, soft: Any, step: tf.Tensor) -> Gradients:
+        """Weight gradients of every step; score gradients, one more pass over every site, only when they are due."""
         if self.search.alternating:
             # The originals' first pass learns from the labels alone.
             _, score_gradients, _ = self._differentiate(x, labels, None, [], self.scores)
-            self._update_scores(score_gradients, tf.constant(True))
-            return super()._gradients(x, labels, soft, step)
-        return self._joint(x, labels, soft, step)
-
-    def _joint(
-        self, x: tf.Tensor, labels: tf.Tensor, soft: Any, step: tf.Tensor
-    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        """Weight gradients of every step; score gradients, one more pass over every site, only each `score_interval` steps."""
-        interval = self.search.score_interval
-        due = tf.equal(step % interval, 0)
+            gradients, _, logs = self._differentiate(x, labels, soft, self._trained, [])
+            return gradients, score_gradients, logs
 
         def measured() -> Gradients:
             return self._differentiate(x, labels, soft, self._trained, self.scores)
@@ -175,11 +175,13 @@ class SearchStep(GatedStep):
             gradients, _, logs = self._differentiate(x, labels, soft, self._trained, [])
             return gradients, [tf.zeros_like(score) for score in self.scores], logs
 
-        gradients, score_gradients, logs = measured() if interval == 1 else tf.cond(due, measured, plain)
-        self._update_scores(score_gradients, due)
-        return gradients, logs
+        return measured() if self.search.score_interval == 1 else tf.cond(self._due(step), measured, plain)
 
-    def _update_scores(self, gradients: list[tf.Tensor], due: tf.Tensor) -> None:
+    def _due(self, step: tf.Tensor) -> tf.Tensor:
+        return tf.equal(step % (1 if self.search.alternating else self.search.score_interval), 0)
+
+    def _update_scores(self, gradients: list[tf.Tensor], step: tf.Tensor, admitted: tf.Tensor) -> None:
+        due = self._due(step) & admitted
         gradients = optimizers.reduce_gradients(gradients)
         if self.search.saliency == "straight_through":
             if self.penalty:
@@ -196,3 +198,9 @@ class SearchStep(GatedStep):
     def _running_square(self, score: tf.Variable, gradient: tf.Tensor) -> None:
         decay = self.search.saliency_decay
         score.assign(decay * score + (1.0 - decay) * tf.square(gradient))
+
+
+def _statistics(model: keras.Model, layers: list[Any]) -> list[tf.Variable]:
+    """What a forward pass in training moves, but for masks and the reach, which learns from outliers too."""
+    own = {variable.ref() for layer in layers for variable in (layer.mask, layer.reach) if variable is not None}
+    return [v for v in model.non_trainable_variables if v.dtype.is_floating and v.ref() not in own]
