@@ -27,7 +27,8 @@ def require_logits(model: keras.Model, dataset: Any, *, role: str = "model") -> 
         )
     shape, images = model.input_shape, tuple(dataset.image_shape)
     if not isinstance(shape, tuple) or any(a not in (None, b) for a, b in zip(shape[1:], images, strict=False)):
-        raise UserError(f"The {role} takes inputs of shape {shape}, the images of the dataset are {images}.")
+        takes = list(shape[1:]) if isinstance(shape, tuple) else shape
+        raise UserError(f"The {role} takes images of shape {takes}, the dataset has images of shape {list(images)}.")
     outputs = model.output_shape[-1] if isinstance(model.output_shape, tuple) else None
     if outputs != dataset.classes:
         raise UserError(f"The {role} has {outputs} outputs, the dataset has {dataset.classes} classes.")

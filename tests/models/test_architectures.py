@@ -45,6 +45,15 @@ OTHERS = {
     "resnet34_imagenet": (33, 3_562_496, 21_797_672),
     "resnet50_imagenet": (49, 9_608_704, 25_557_032),
 }
+# Counted in test_stitching_networks.py and test_compact_networks.py.
+STITCHING = {"dense", "inceptionv1", "lenet", "nbn_tiny10", "tiny10"}
+STITCHING |= {f"{stem}_w{width}" for stem in ("resnet20", "resnet") for width in range(1, 6)}
+COMPACT = {
+    f"{name}_{level}_cifar10"
+    for name in ("mobilenet_v2", "mnasnet", "shufflenet")
+    for level in ("baseline", "modified")
+}
+COMPACT |= {"fusionet_cifar10", "fusionet_cifar100", "mnasnet_cifar100", "mobilenet_v2_cifar100"}
 SLOW = {"resnet101", "resnet152", "resnet110"}
 
 
@@ -89,7 +98,7 @@ def test_other_networks(name):
 
 
 def test_every_registered_network_is_in_a_table():
-    assert set(models.list_models()) == {*TABLE, *LARGE, *OTHERS}
+    assert set(models.list_models()) == {*TABLE, *LARGE, *OTHERS, *STITCHING, *COMPACT}
 
 
 @pytest.mark.parametrize(
