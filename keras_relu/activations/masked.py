@@ -22,6 +22,8 @@ GRANULARITIES = ("element", "channel", "layer")
 _MOMENTUM = 0.9
 # Half of an outlier is forgotten after about 350 steps, an epoch of CIFAR.
 _REACH_DECAY = 0.998
+# One absurd activation must not straighten every quadratic of its channel at once.
+_REACH_GROWTH = 1.1
 
 
 @keras.saving.register_keras_serializable(package="keras_relu")
@@ -184,13 +186,18 @@ class MaskedReLU(keras.layers.Layer):
         images = tf.cast(tf.stop_gradient(inputs[: self.statistics_images]), tf.float32)
         axes = list(range(len(inputs.shape) - 1))
         if self.replacement.uses_reach:
-            largest = tf.reduce_max(tf.abs(images), axes)
-            self.reach.assign(tf.maximum(largest, _REACH_DECAY * self.reach + (1.0 - _REACH_DECAY) * largest))
+            self._extend_reach(tf.reduce_max(tf.abs(images), axes))
         if self.replacement.uses_moments:
             for moving, value in zip(
                 (self.moving_mean, self.moving_variance), tf.nn.moments(images, axes), strict=True
             ):
                 moving.assign(_MOMENTUM * moving + (1.0 - _MOMENTUM) * value)
+
+    def _extend_reach(self, largest: tf.Tensor) -> None:
+        reach = tf.convert_to_tensor(self.reach)
+        moved = tf.maximum(largest, _REACH_DECAY * reach + (1.0 - _REACH_DECAY) * largest)
+        most = tf.where(reach > 0.0, _REACH_GROWTH * reach, largest)
+        self.reach.assign(tf.where(tf.math.is_finite(moved), tf.minimum(moved, most), most))
 
     def update_mask(self) -> None:
         """One application of the gate's rule to the scores: mask <- gate(score, mask)."""
