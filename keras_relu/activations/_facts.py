@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["gated_facts"]
+__all__ = ["gated_facts", "runtime_facts"]
 
 
 def gated_facts(shape: tuple[int, ...], relu_count: int, degree: int | None, max_value: float | None) -> dict[str, int]:
@@ -30,4 +30,28 @@ def gated_facts(shape: tuple[int, ...], relu_count: int, degree: int | None, max
         "polynomial_count": polynomials,
         "multiplications": polynomials if squares else 0,
         "multiplicative_depth": int(squares),
+    }
+
+
+def runtime_facts(compared: int, polynomials: int, degree: int | None, max_value: float | None) -> dict[str, int]:
+    """What a tensor runtime executes at a site, per image, whatever the mask says about it.
+
+    Args:
+        compared: elements that go through the ReLU.
+        polynomials: elements at which the replacement is computed (by Horner's rule, with public coefficients).
+        degree: of the replacement, None for the identity, which is not computed.
+        max_value: where ReLUs are cut off, which is a second comparison after the first; None = nowhere.
+
+    Returns:
+        comparison_count, comparison_levels (one after the other), constant_products (with a public number), products (of
+        two secret values) and multiplicative_depth.
+    """
+    levels = 1 if max_value is None else 2
+    power = degree or 0
+    return {
+        "comparison_count": compared * levels,
+        "comparison_levels": levels if compared else 0,
+        "constant_products": polynomials if power else 0,
+        "products": polynomials if power > 1 else 0,
+        "multiplicative_depth": int(power > 1 and polynomials > 0),
     }

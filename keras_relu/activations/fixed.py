@@ -13,10 +13,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from keras_relu.activations import _kernels
-from keras_relu.activations._facts import gated_facts
+from keras_relu.activations._facts import gated_facts, runtime_facts
 from keras_relu.errors import UserError
 
-__all__ = ["FixedActivation", "pack_mask", "unpack_mask"]
+__all__ = ["FixedActivation", "horner", "pack_mask", "unpack_mask"]
 
 
 def pack_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -96,11 +96,7 @@ class FixedActivation(keras.layers.Layer):
     def _polynomial(self, inputs: tf.Tensor) -> tf.Tensor:
         if self._rows is None:
             return tf.identity(inputs)
-        rows = [tf.constant(row, inputs.dtype) for row in self._rows]
-        value = rows[-1]
-        for row in reversed(rows[:-1]):
-            value = value * inputs + row
-        return value
+        return horner([tf.constant(row, inputs.dtype) for row in self._rows], inputs)
 
     def kept_indices(self) -> np.ndarray:
         """Indices of the kept elements in the flattened image, ascending, int64."""
@@ -118,13 +114,41 @@ class FixedActivation(keras.layers.Layer):
         """
         if None in self._site_shape:
             raise UserError(f"Layer {self.name!r} has an input of unknown size {self._site_shape}: nothing to count.")
-        degree = None if self._rows is None else len(self._rows) - 1
-        return gated_facts(self._site_shape, self.relu_count(), degree, self.max_value)
+        return gated_facts(self._site_shape, self.relu_count(), self.degree, self.max_value)
+
+    def runtime_facts(self) -> dict[str, int]:
+        """What a tensor runtime executes: both sides of the selection, at every element; see `_facts.runtime_facts`."""
+        elements = math.prod(self._site_shape)
+        return runtime_facts(0 if self._bits is None else elements, elements, self.degree, self.max_value)
+
+    @property
+    def degree(self) -> int | None:
+        """Degree of the polynomial at the replaced elements; None = the identity."""
+        return None if self._rows is None else len(self._rows) - 1
+
+    def line(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(slope, constant) [C] in float64 where the whole site is a line, else None."""
+        whole = self._bits is None or not self._bits.any()
+        return (np.float64(self._rows[1]), np.float64(self._rows[0])) if whole and self.degree == 1 else None
+
+    def to_lowered(self) -> keras.layers.Layer:
+        """The same function with as many comparisons as the mask keeps ReLUs, under the same name."""
+        from keras_relu.activations.lowered import LoweredActivation
+
+        return LoweredActivation.from_config(self.get_config())
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
         arguments = {"mask": self.mask, "coefficients": self.coefficients, "max_value": self.max_value}
         return {**super().get_config(), **arguments}
+
+
+def horner(rows: list[Any], values: tf.Tensor) -> tf.Tensor:
+    """The polynomial with coefficient `rows` (lowest degree first, each broadcastable to `values`) at `values`."""
+    result = rows[-1]
+    for row in reversed(rows[:-1]):
+        result = result * values + row
+    return result
 
 
 def _coefficient_rows(coefficients: list[list[float]]) -> np.ndarray:

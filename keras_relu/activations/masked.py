@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from keras_relu.activations import gates, replacements
-from keras_relu.activations._facts import gated_facts
+from keras_relu.activations._facts import gated_facts, runtime_facts
 from keras_relu.activations.fixed import FixedActivation, pack_mask
 from keras_relu.activations.functional import SURROGATES, masked_relu
 from keras_relu.errors import UserError, unknown_key
@@ -229,6 +229,11 @@ class MaskedReLU(keras.layers.Layer):
     def site_facts(self) -> dict[str, int]:
         """Cost per image of the site as the mask stands; see `_facts.gated_facts`."""
         return gated_facts(self._site_shape, self.relu_count(), self._fixed_degree(), self.max_value)
+
+    def runtime_facts(self) -> dict[str, int]:
+        """What a tensor runtime executes: both sides of the gate, at every element; see `_facts.runtime_facts`."""
+        elements = int(np.prod(self._site_shape))
+        return runtime_facts(elements, elements, self._fixed_degree(), self.max_value)
 
     def _fixed_degree(self) -> int | None:
         return None if self.replacement.is_identity else self.replacement.degree
