@@ -98,7 +98,7 @@ def read_arrays(path: str | os.PathLike, kind: str = "file of arrays") -> dict[s
     try:
         with np.load(existing_file(path, kind), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"The {kind} {str(path)!r} cannot be read: {error}.") from error
 
 

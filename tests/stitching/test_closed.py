@@ -32,17 +32,16 @@ def test_without_cka_nothing_else_changes(networks, digits):
         stitching.match_layers(*networks, digits, layers=["bn1"], fit_images=200, cka_images=n).rows[0] for n in (50, 0)
     )
     assert without["cka"] is without["logit_cka"] is None
-    assert {**without, "cka": 0, "cka_after_relu": 0, "logit_cka": 0} == {
-        **with_cka, "cka": 0, "cka_after_relu": 0, "logit_cka": 0,
-    }  # fmt: skip
+    for key in with_cka.keys() - {"cka", "cka_after_relu", "logit_cka"}:
+        assert without[key] == with_cka[key] or without[key] == pytest.approx(with_cka[key], rel=1e-5), key
 
 
 def test_a_network_matched_with_itself_has_the_identity(networks, digits):
     found = stitching.match_layers(networks[0], networks[0], digits, layers=["bn*"], names=["least_squares"], **FAST)
     for row in found.rows:
         assert row["correct"] == found.networks["end"]["correct"]
-        assert row["weight_norm"] ** 2 == pytest.approx(6 if row["front_layer"] == "bn1" else 8)
-        assert row["bias_norm"] == pytest.approx(0, abs=1e-9)
+        assert row["weight_norm"] ** 2 == pytest.approx(6 if row["front_layer"] == "bn1" else 8, rel=1e-4)
+        assert row["bias_norm"] == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,9 @@ def test_damaged_matrices_are_refused(tmp_path):
     whole = tmp_path / "matrices.npz"
     np.savez(whole, after_w=np.eye(3), after_b=np.zeros(3))
     content = whole.read_bytes()
-    for broken in (b"", b"no archive", content[: len(content) // 2], content[:-9]):
+    np.save(tmp_path / "one.npy", np.eye(2))
+    bare = (tmp_path / "one.npy").read_bytes()
+    for broken in (b"", b"no archive", content[: len(content) // 2], content[:-9], bare):
         whole.write_bytes(broken)
         with pytest.raises(UserError, match=r"matrices\.npz.*cannot be read"):
             load_matrices(tmp_path)
