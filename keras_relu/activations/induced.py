@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from keras_relu.activations._facts import runtime_facts
 from keras_relu.errors import UserError
 
 __all__ = ["InducedReLU", "InducerReLU", "PrototypeBits", "gate_bits", "induced_relu", "prototype_bits"]
@@ -139,6 +140,10 @@ class PrototypeBits(_Prototypes):
         """Cost per image: K comparisons."""
         return _facts(comparison_count=self.prototypes)
 
+    def runtime_facts(self) -> dict[str, int]:
+        """What a tensor runtime executes; see `_facts.runtime_facts`."""
+        return runtime_facts(self.prototypes, 0, None, None)
+
 
 @keras.saving.register_keras_serializable(package="keras_relu")
 class InducerReLU(_Prototypes):
@@ -170,6 +175,10 @@ class InducerReLU(_Prototypes):
         """Cost per image: one ReLU per element."""
         elements = math.prod(self._site_shape)
         return _facts(relu_count=elements, comparison_count=elements * (1 if self.max_value is None else 2))
+
+    def runtime_facts(self) -> dict[str, int]:
+        """What a tensor runtime executes; see `_facts.runtime_facts`."""
+        return runtime_facts(math.prod(self._site_shape), 0, None, self.max_value)
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""
@@ -234,6 +243,12 @@ class InducedReLU(keras.layers.Layer):
         borrowed = int(np.count_nonzero(self.codes.numpy() < 2 * self._prototypes))
         capped = 0 if self.max_value is None else math.prod(self._site_shape)
         return _facts(comparison_count=capped, multiplications=borrowed, multiplicative_depth=int(borrowed > 0))
+
+    def runtime_facts(self) -> dict[str, int]:
+        """What a tensor runtime executes: a product of value and bit at every element, those with a constant gate too."""
+        elements = math.prod(self._site_shape)
+        facts = runtime_facts(0 if self.max_value is None else elements, 0, None, None)
+        return {**facts, "products": elements, "multiplicative_depth": 1}
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument."""

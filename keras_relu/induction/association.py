@@ -35,7 +35,7 @@ __all__ = ["ASSOCIATIONS", "TIES", "cached_mismatch", "energy_codes", "hamming_c
 
 ASSOCIATIONS = ("energy", "hamming")
 TIES = ("lowest", "self")
-_BATCH = 128
+_BATCH = 64
 _TILE = 8192
 # Relative difference of float32 sums that are equal but for their order.
 _ROUNDING = 1e-6
@@ -112,7 +112,7 @@ def energy_codes(
     *,
     polarity: bool = False,
     constants: bool = False,
-    memory_bytes: int = 2**29,
+    memory_bytes: int = 3 * 2**27,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """The code that loses the least energy for every neuron of `sites`, from a stream of images.
 
@@ -205,13 +205,14 @@ class _Sums:
     def _tile(self, product: tf.Variable, polarity: bool) -> tuple[np.ndarray, np.ndarray]:
         """(costs [1 or 2, n], codes [1 or 2, n]) of the best prototype and, with polarity, the best complement."""
         # NumPy takes the first of equal sums; TensorFlow promises none.
-        table = product.numpy().astype(np.float64)
+        table = product.numpy()
         places, rows = [table.argmax(1)], np.arange(len(table))
         costs = [-table[rows, places[0]]]
         if polarity:
             places.append(table.argmin(1))
             costs.append(table[rows, places[1]])
-        return np.stack(costs), np.stack([place + side * table.shape[1] for side, place in enumerate(places)])
+        codes = [place + side * table.shape[1] for side, place in enumerate(places)]
+        return np.stack(costs).astype(np.float64), np.stack(codes)
 
 
 def cached_mismatch(cache: Cache, inducer: str, prototypes: np.ndarray, site: str, codes: np.ndarray) -> float:

@@ -114,6 +114,11 @@ def test_counts():
     capped = {site.name: site for site in counting.count(make_model(0.5, own=False)).sites}
     assert (capped["bits"].relu_count, capped["bits"].comparison_count) == (24, 48)
     assert capped["borrowed"].comparison_count == 24
+    executed = [layer.runtime_facts() for layer in make_model().layers if hasattr(layer, "runtime_facts")]
+    assert [(facts["comparison_count"], facts["products"]) for facts in executed] == [(3, 0), (0, 24)]
+    capped = make_model(0.5, own=False)
+    executed = [layer.runtime_facts() for layer in capped.layers if hasattr(layer, "runtime_facts")]
+    assert [(facts["comparison_count"], facts["comparison_levels"]) for facts in executed] == [(48, 2), (24, 1)]
 
 
 def test_wrong_arguments():
