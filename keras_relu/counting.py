@@ -48,7 +48,7 @@ class SiteCount:
         relu_count: elements that go through a ReLU.
         comparison_count: comparisons evaluated.
         polynomial_count: elements that go through a polynomial instead.
-        multiplications: multiplications of two unknown values in those.
+        multiplications: multiplications of two unknown values in those, or of a value and a borrowed bit.
         multiplicative_depth: of the polynomial.
     """
 
