@@ -17,7 +17,15 @@ setup(
     author="The keras_relu authors",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["keras_relu", "keras_relu.*"]),
-    package_data={"keras_relu": ["py.typed", "experiments/recipes/*.yaml", "report/*.yaml", "report/templates/*"]},
+    package_data={
+        "keras_relu": [
+            "py.typed",
+            "cost/data/*.yaml",
+            "experiments/recipes/*.yaml",
+            "report/*.yaml",
+            "report/templates/*",
+        ]
+    },
     install_requires=[
         "tensorflow>=2.16,<2.22",
         "tf_keras>=2.16,<2.22",

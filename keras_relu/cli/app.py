@@ -9,6 +9,7 @@ import typer
 from keras_relu._version import __version__
 from keras_relu.cli import (
     compression,
+    cost,
     decomposition,
     demo,
     experiments,
@@ -62,6 +63,7 @@ for module in (
     fusion,
     experiments,
     submit,
+    cost,
 ):
     module.register(app)
 
