@@ -82,6 +82,7 @@ def measure(arguments, folder):
     plan = induction.make_plan(model, {STEM: NINE}, arguments.prototypes)
     times = {}
     *times["cache"], cache = seconds(lambda: induction.write_cache(model, dataset, folder, images=arguments.images))
+    cache_peak = peak_bytes()
     *times["select"], _ = seconds(lambda: farthest_points(cache.bits(STEM), arguments.prototypes, 0))
     cluster = {"model": model, "dataset": dataset, "prototypes_dir": folder / "prototypes"}
     *times["hamming"], _ = seconds(lambda: induction.cluster(plan, cache, HAMMING, **cluster))
@@ -102,6 +103,7 @@ def measure(arguments, folder):
         **{f"{name}_cpu_s": round(cpu, 1) for name, (_, cpu) in times.items()},
         "cache_bytes": sum(file.stat().st_size for file in folder.glob("*.bits")),
         "peak_bytes": peak,
+        "cache_peak_bytes": cache_peak,
         "original_select_cpu_s": round(old[0]),
         "original_associate_cpu_s": round(old[1]),
         "ratio_select_cpu": round(old[0] / times["select"][1], 1),

@@ -15,6 +15,7 @@ Source: specification `induction` of the design, sections 4.3 and 10.2 to 10.4.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,8 @@ from keras_relu.induction.cache import Cache
 if TYPE_CHECKING:
     from keras_relu.data import Normalization
 
-__all__ = ["ASSOCIATIONS", "TIES", "cached_mismatch", "energy_codes", "hamming_codes", "mismatch", "self_first"]
+__all__ = ["cached_mismatch", "energy_codes", "hamming_codes", "mismatch", "self_first"]
 
-ASSOCIATIONS = ("energy", "hamming")
-TIES = ("lowest", "self")
 _BATCH = 64
 _TILE = 8192
 # Relative difference of float32 sums that are equal but for their order.
@@ -138,6 +137,9 @@ def energy_codes(
             sums.add(images)
         for position, name in enumerate(names):
             codes[name], lost[name] = sums.choose(position, name, polarity, constants)
+        # A traced function holds its variables in a cycle: without this the sums of all passes are in memory at the end.
+        del sums
+        gc.collect()
     return codes, lost
 
 

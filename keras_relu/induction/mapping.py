@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import tf_keras as keras
@@ -26,7 +26,7 @@ from keras_relu.files import existing_file
 from keras_relu.induction.flatten import resolve
 from keras_relu.surgery import Site
 
-__all__ = ["Group", "Plan", "make_plan", "read_mapping", "sites_of"]
+__all__ = ["Group", "Plan", "make_plan", "normalised", "read_mapping", "sites_of"]
 
 _YAML_KEYS = ("epochs", "inducer_to_induced", "num_prototypes", "order", "set_as_identity", "set_as_relu")
 
@@ -75,10 +75,6 @@ class Plan:
     def site(self, name: str) -> Site:
         """The site called `name`."""
         return next(site for site in self.sites if site.name == name)
-
-    def only(self, count: int) -> Plan:
-        """The plan with its first `count` groups."""
-        return replace(self, groups=self.groups[:count])
 
     def rows(self, used: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
         """One row per site: name, shape, role, inducer, comparisons before and left (specification, section 1.5).

@@ -38,7 +38,7 @@ from keras_relu.training import losses
 if TYPE_CHECKING:
     from keras_relu.data import Dataset
 
-__all__ = ["METHODS", "SCHEMES", "Trials", "groups_of", "search"]
+__all__ = ["METHODS", "SCHEMES", "Trials", "cost_of", "groups_of", "search"]
 
 METHODS = ("greedy", "knapsack")
 SCHEMES = ("pairs", "self", "stages")

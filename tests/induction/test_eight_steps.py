@@ -153,7 +153,6 @@ def done_before(path, name):
 
 
 def test_a_kill_within_the_fine_tuning(network, digits, tmp_path, monkeypatch):
-    from keras_relu.training import fit as loop_module  # noqa: F401
     from keras_relu.training import supervised
 
     config = settings(finetune={**TRAINING, "epochs": 2}, mapping={STEM: [STEM]}, prototypes=5)
