@@ -152,13 +152,15 @@ def _affine(layer: keras.layers.Layer) -> tuple[Any, Any] | None:
 def _folded(chain: _Chain) -> tuple[keras.layers.Layer, list[np.ndarray]]:
     """The linear layer with the affine maps behind it taken in, not built yet, and its weights."""
     layer = chain.layer
-    *kernels, last = [np.float64(weight) for weight in layer.get_weights()[: -1 if layer.use_bias else None]]
+    *kernels, last = [
+        np.asarray(weight, np.float64) for weight in layer.get_weights()[: -1 if layer.use_bias else None]
+    ]
     bias = np.float64(layer.get_weights()[-1]) if layer.use_bias else 0.0
     weights = [*kernels, _scaled(layer, last, chain.scale)]
     channels = layer.output_shape[-1]
     weights.append(np.broadcast_to(chain.scale * bias + chain.shift, (channels,)))
     new = type(layer).from_config({**layer.get_config(), "use_bias": True})
-    return new, [np.float32(weight) for weight in weights]
+    return new, [np.asarray(weight, np.float32) for weight in weights]
 
 
 def _scaled(layer: keras.layers.Layer, kernel: np.ndarray, scale: Any) -> np.ndarray:
@@ -173,5 +175,5 @@ def _scaled(layer: keras.layers.Layer, kernel: np.ndarray, scale: Any) -> np.nda
 def _affine_layer(layer: keras.layers.BatchNormalization) -> tuple[ChannelAffine, list[np.ndarray]]:
     scale, shift = _affine(layer) or (1.0, 0.0)
     channels = (layer.output_shape[-1],)
-    weights = [np.float32(np.broadcast_to(value, channels)) for value in (scale, shift)]
+    weights = [np.broadcast_to(np.asarray(value, np.float32), channels) for value in (scale, shift)]
     return ChannelAffine(name=layer.name, dtype=layer.dtype_policy), weights

@@ -27,13 +27,25 @@ def folder(variable: str) -> Path | None:
     return path if os.environ.get(variable) and path.is_dir() else None
 
 
+def no_engine() -> str | None:
+    """Why the secure engine cannot be used, or None when it can."""
+    from keras_relu.cost.engine import find_engine
+    from keras_relu.errors import UserError
+
+    try:
+        find_engine()
+    except UserError as error:
+        return str(error)
+    return None
+
+
 MISSING = {
     "cifar10": lambda: (
         not folder("KERAS_RELU_DATA_DIR") and "KERAS_RELU_DATA_DIR names no folder with the real CIFAR-10"
     ),
     "weights": lambda: not folder("KERAS_RELU_WEIGHTS_DIR") and "KERAS_RELU_WEIGHTS_DIR names no folder with weights",
     "torch": lambda: not importlib.util.find_spec("torch") and "PyTorch is not installed (extra: torch)",
-    "mpc": lambda: not importlib.util.find_spec("spu") and "the MPC engine is not installed (extra: mpc)",
+    "mpc": no_engine,
     "chromium": lambda: not any(map(shutil.which, CHROMIUM)) and "no Chromium on this machine",
     "slurm": lambda: not shutil.which("sbatch") and "no Slurm on this machine",
 }

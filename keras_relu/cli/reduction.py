@@ -31,6 +31,7 @@ from keras_relu.cli.common import (
     strategy_for,
     table,
 )
+from keras_relu.cli.planning import BudgetBytes, BudgetSeconds, CostPreset, MaxReluLayers, PlanChoice
 from keras_relu.cli.quiet import start_tensorflow
 from keras_relu.config import load_yaml
 from keras_relu.errors import UserError
@@ -52,9 +53,15 @@ Every = Annotated[
 
 def reduce(
     model: Model,
-    budget: Annotated[str, typer.Option(help="ReLUs kept per image: 18841, 94k, or a fraction such as 0.1.")],
     dataset: DatasetName,
     output: Output,
+    budget: Annotated[
+        str | None, typer.Option(help="ReLUs kept per image: 18841, 94k, or a fraction such as 0.1.")
+    ] = None,
+    budget_bytes: BudgetBytes = None,
+    budget_seconds: BudgetSeconds = None,
+    max_relu_layers: MaxReluLayers = None,
+    cost_preset: CostPreset = None,
     replacement: Annotated[str | None, typer.Option(help="identity, line, quadratic, moment_quadratic, ...")] = None,
     data_dir: DataDir = None,
     preset: Preset = "default",
@@ -79,22 +86,31 @@ def reduce(
     existing_file(model, "model")
     given: dict[str, Any] = {"budget": budget, "replacement": replacement, "granularity": granularity}
     given |= {"batch_size": batch_size, "seed": seed}
+    planner = PlanChoice(budget_bytes, budget_seconds, max_relu_layers, cost_preset)
+    planned = planner.wanted
     settings = _settings(preset, config, given, search_epochs, finetune_epochs, no_distillation, set_)
+    if not planned and "budget" not in settings:
+        raise UserError("A reduction needs --budget (ReLUs kept), or a limit for a plan such as --budget-bytes.")
     placed = strategy_for(strategy)
     from keras_relu import replacement as system
     from keras_relu.runs import Run
     from keras_relu.training.strategy import is_chief
 
-    checked = system.ReduceConfig.parse(settings)
+    # A plan needs the network and its images; everything else is checked before they are read.
+    checked = system.ReduceConfig.parse({"budget": 0, **settings} if planned else settings)
     facts = model_facts(model)
     choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
     images = choice.load(facts)
     network = load_keras(model, trusted=trusted)
+    plan = None
+    if planned:
+        extra, plan = planner.settings(network, images, settings, Path(output) if resume else None)
+        checked = system.ReduceConfig.parse({**settings, **extra})
     record = {**checked.to_dict(), **choice.record(images)}
     run = Run.create(output, config=record, stage="reduce", parent=model, resume=resume, chief=is_chief(placed))
     options: dict[str, Any] = {"strategy": placed, "checkpoint_every": checkpoint_every, "progress": not json}
     with run.withdrawn_if_refused():
-        known = {"arch": facts.get("arch", network.name)}
+        known = {"arch": facts.get("arch", network.name), **({"plan": plan} if plan else {})}
         reduction = system.reduce(network, images, checked, run=run, resume=resume, facts=known, **options)
     keys = ("replacement", "budget", "relu_count", "relu_count_before", "accuracy", "baseline_accuracy", "val_accuracy")
     short = {"output": output, **{key: reduction.result[key] for key in keys}}

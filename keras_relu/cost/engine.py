@@ -156,7 +156,7 @@ def _write(job: Job, folder: Path) -> None:
 def _execute(python: Path, folder: Path, timeout_s: float) -> None:
     # A session of its own, so that whatever happens all of its processes can be ended by one signal.
     process = subprocess.Popen(
-        [python, "-I", _PROGRAM, folder],
+        [python, "-I", _PROGRAM, folder, str(os.getpid())],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

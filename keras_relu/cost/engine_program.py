@@ -1,6 +1,6 @@
 """Runs programs on the secure engine between real processes; executed by the engine's own Python, never imported.
 
-    python engine_program.py JOB_DIRECTORY
+    python engine_program.py JOB_DIRECTORY PARENT_PROCESS
 
 It needs NumPy and SPU only. The directory holds `job.json` (see `cost.engine.Job`), StableHLO texts and `.npy` inputs; it gets
 `result.json` (the engine's counters per party, run and operation), one `.npy` with the outputs of each program, and the
@@ -188,7 +188,7 @@ def _party(folder: Path, job: dict[str, Any], rank: int, ports: list[int], pipe:
 
 
 def _end_with_parent(parent: int) -> None:
-    """The kernel ends this process with its parent; also when that happened before the request."""
+    """The kernel ends this process with its parent `parent`; also when that happened before the request."""
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -250,6 +250,7 @@ def _runs_of(log: Path) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    _end_with_parent(int(sys.argv[2]))
     try:
         main(Path(sys.argv[1]))
     except _EngineError as problem:

@@ -267,8 +267,8 @@ class _Prices:
         if not work.macs or self.weights == "public":
             return [0.0]
         kind = "owned" if self.weights == "owned" and self.preset.get("owned_rounds") is not None else "linear"
-        sizes = {"input": work.linear_inputs, "output": work.linear_outputs, "call": 1}
-        sizes |= {"weight": work.linear_weights} if kind == "linear" else {}
+        sizes = {"input": work.linear_inputs, "weight": work.linear_weights, "call": 1}
+        sizes |= {"output": work.linear_outputs} if kind == "linear" else {}
         return [self.needed(f"{kind}_{name}_bytes", size) for name, size in sizes.items()]
 
     def _rounds(self, work: LayerWork, products: int, secret: bool) -> float | None:

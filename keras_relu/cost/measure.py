@@ -18,8 +18,10 @@ from keras_relu.errors import UserError, unknown_key
 
 __all__ = ["COMPARISONS", "Measurement", "Operation", "measure"]
 
-# The engine's operations that compare; a ReLU is `less` and a multiplication of its bit with the value.
+# The engine's operations that compare; a ReLU is `less` and a multiplication of its bit with the value. Max-pooling is one
+# `reduce_window`, with its selections.
 COMPARISONS = (
+    "pphlo.reduce_window",
     "pphlo.less",
     "pphlo.greater",
     "pphlo.less_equal",
@@ -48,7 +50,7 @@ class Measurement:
     """What one inference costs on the engine, mean over the images, and whether its answers are right.
 
     Attributes:
-        protocol, weights, parties, field, fraction_bits: how it was run.
+        protocol, weights, parties, ring, fraction_bits: how it was run.
         images: that were measured; `batch_size` at a time.
         bytes: sent by all parties together, per image.
         comparison_bytes: those of operations in COMPARISONS.
@@ -65,7 +67,7 @@ class Measurement:
     protocol: str
     weights: str
     parties: int
-    field: str
+    ring: str
     fraction_bits: int
     images: int
     batch_size: int
@@ -172,7 +174,7 @@ def _measurement(
         protocol=job.protocol,
         weights=weights,
         parties=len(run.runs[0]),
-        field=job.field,
+        ring=job.field,
         fraction_bits=job.fraction_bits,
         images=len(images),
         batch_size=batch_size,

@@ -52,7 +52,7 @@ CONSTANTS = {
     "linear_call_bytes": "bytes per such layer, whatever its size",
     "linear_rounds": "rounds of a layer with secret weights",
     "owned_input_bytes": "bytes per value in the windows of a layer whose weights one party holds",
-    "owned_output_bytes": "bytes per output of such a layer, without its truncation",
+    "owned_weight_bytes": "bytes per weight of such a layer",
     "owned_call_bytes": "bytes per such layer, whatever its size",
     "owned_rounds": "rounds of such a layer",
     "inverse_root_bytes": "bytes per inverse square root of a secret (normalisation that was not folded)",

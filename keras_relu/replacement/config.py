@@ -11,7 +11,7 @@ from typing_extensions import Self
 from keras_relu.config import Config
 from keras_relu.errors import unknown_key
 
-__all__ = ["PRESETS", "Distillation", "Finetune", "ReduceConfig", "Search", "preset"]
+__all__ = ["PRESETS", "Distillation", "Finetune", "ReduceConfig", "Search", "SiteBudget", "preset"]
 
 REPLACEMENTS = ("identity", "line", "quadratic", "scaled_quadratic", "moment_line", "moment_quadratic")
 Replacement = Literal["identity", "line", "quadratic", "scaled_quadratic", "moment_line", "moment_quadratic"]
@@ -98,12 +98,20 @@ class Finetune(Optimization):
     mask_dropout: float = Field(0.0, ge=0, lt=1)
 
 
+class SiteBudget(Config):
+    """What a plan gives one site."""
+
+    kept: int = Field(ge=0)
+    replacement: Replacement = "identity"
+
+
 class ReduceConfig(Config):
     """Everything that `reduce` does to a network."""
 
     budget: int | float | str = Field(description="ReLUs kept per image: a number, 94k, or a fraction in (0, 1]")
     replacement: Replacement = "quadratic"
     replacement_options: dict[str, Any] = Field(default_factory=dict)
+    sites: dict[str, SiteBudget] | None = Field(None, description="budgets of single sites, from a cost plan")
     gate: Literal["threshold", "hysteresis"] = "hysteresis"
     tau: float = Field(0.003, ge=0, description="half width of the hysteresis (method penalty)")
     surrogate: Literal["true", "relu"] = "true"
@@ -113,6 +121,16 @@ class ReduceConfig(Config):
     distillation: Distillation | None = Distillation()
     search: Search = Search()
     finetune: Finetune = Finetune()
+
+    @model_validator(mode="after")
+    def _check_sites(self) -> Self:
+        if self.sites is None:
+            return self
+        if self.search.method != "schedule" or self.granularity != "element":
+            raise ValueError("budgets of single sites need search.method schedule and granularity element")
+        if self.replacement_options:
+            raise ValueError("replacement_options have no effect beside the replacements of single sites")
+        return self
 
     @model_validator(mode="after")
     def _check_gate(self) -> Self:

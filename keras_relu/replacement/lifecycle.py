@@ -18,7 +18,7 @@ from keras_relu.activations import MaskedReLU
 from keras_relu.errors import UserError
 from keras_relu.replacement import ranking
 
-__all__ = ["freeze", "gated_layers", "kept_count", "masks", "replace_relus", "set_masks", "strip"]
+__all__ = ["freeze", "gated_layers", "kept_count", "masks", "replace_relus", "set_masks", "set_site_masks", "strip"]
 
 
 def replace_relus(
@@ -29,6 +29,7 @@ def replace_relus(
     surrogate: str = "true",
     granularity: str = "element",
     seed: int = 0,
+    site_replacements: Mapping[str, str] | None = None,
     **options: Any,
 ) -> keras.Model:
     """A copy of `model` whose every ReLU site is a `MaskedReLU`; until masks change it computes what `model` computes.
@@ -40,6 +41,7 @@ def replace_relus(
         surrogate: gradient of the replaced branch, `true` or `relu` (the ReLU's own).
         granularity: one gate per `element`, `channel` or `layer`.
         seed: seed of random initial scores.
+        site_replacements: replacement by site name, for those that differ from `replacement`.
         options: further arguments of `MaskedReLU`.
 
     Raises:
@@ -50,7 +52,7 @@ def replace_relus(
         limit: dict[str, Any] = {} if site.max_value is None else {"max_value": site.max_value}
         return MaskedReLU(
             gate=gate,
-            replacement=replacement,
+            replacement=(site_replacements or {}).get(site.name, replacement),
             surrogate=surrogate,
             granularity=granularity,
             **limit,
@@ -97,6 +99,18 @@ def set_masks(model: keras.Model, keep: int, *, margin: float = 0.0) -> None:
         margin=margin,
     )
     for layer, mask in zip(layers, chosen, strict=True):
+        layer.mask.assign(mask)
+
+
+def set_site_masks(model: keras.Model, keep: Mapping[str, int], *, margin: float = 0.0) -> None:
+    """Keep the best scores of each site for itself: `keep[name]` of them, all of a site that is not named."""
+    for layer in gated_layers(model):
+        (mask,) = ranking.top_masks(
+            [layer.score.numpy()],
+            keep.get(layer.name, layer.full_mask().size),
+            previous=[layer.mask.numpy()] if margin else None,
+            margin=margin,
+        )
         layer.mask.assign(mask)
 
 

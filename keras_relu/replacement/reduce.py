@@ -13,7 +13,7 @@ import tf_keras as keras
 
 from keras_relu import counting, surgery
 from keras_relu.data import Dataset
-from keras_relu.errors import KerasReLUError, TrainingDivergedError
+from keras_relu.errors import KerasReLUError, TrainingDivergedError, UserError
 from keras_relu.evaluate import Evaluator, NonFiniteLogitsError
 from keras_relu.files import atomic_path
 from keras_relu.replacement import lifecycle, ranking
@@ -71,6 +71,7 @@ def reduce(
     require_logits(surgery.require_functional(model), dataset)
     total = sum(int(np.prod(site.shape)) for site in surgery.find_sites(model))
     budget = ranking.parse_budget(config.budget, total)
+    _check_sites(model, config, budget)
     with (strategy or tf.distribute.get_strategy()).scope():
         gated = _gated(model, config)
         teacher = surgery.copy_model(model) if config.distillation else None
@@ -85,7 +86,11 @@ def reduce(
         "checkpoint_every": checkpoint_every,
         "progress": progress,
     }
-    search(gated, dataset, budget, config.search, **common)
+    limits = None if config.sites is None else {name: site.kept for name, site in config.sites.items()}
+    search(gated, dataset, budget, config.search, limits=limits, **common)
+    if limits is not None:
+        # What is kept comes first, so that nothing that was given up returns untrained.
+        lifecycle.set_site_masks(gated, limits, margin=1.0)
     lifecycle.freeze(gated, budget)
     finetune(gated, dataset, config.finetune, **common)
     return _finish(model, gated, dataset, config, budget, run, {"relu_count_before": total, **(facts or {})})
@@ -100,8 +105,24 @@ def _gated(model: keras.Model, config: ReduceConfig) -> keras.Model:
         surrogate=config.surrogate,
         granularity=config.granularity,
         seed=config.seed,
+        site_replacements={name: site.replacement for name, site in (config.sites or {}).items()},
         mask_dropout=config.finetune.mask_dropout,
     )
+
+
+def _check_sites(model: keras.Model, config: ReduceConfig, budget: int) -> None:
+    """A plan names every site of the network, keeps no more than it has, and the budget in all."""
+    if config.sites is None:
+        return
+    sizes = {site.name: int(np.prod(site.shape)) for site in surgery.find_sites(model)}
+    wrong = [name for name in {*sizes, *config.sites} if name not in sizes or name not in config.sites]
+    wrong += [name for name, site in config.sites.items() if site.kept > sizes.get(name, 0)]
+    kept = sum(site.kept for site in config.sites.values())
+    if wrong or kept != budget:
+        raise UserError(
+            f"The budgets of single sites do not fit the network: {', '.join(sorted(set(wrong))) or 'no site'} wrong, "
+            f"{kept:,} kept in all, the budget is {budget:,}."
+        )
 
 
 def search(
@@ -109,6 +130,8 @@ def search(
     dataset: Dataset,
     budget: int,
     config: Search | None = None,
+    *,
+    limits: Mapping[str, int] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a gated model while its kept ReLUs fall to `budget`; masks end exactly there with method `schedule`.
@@ -117,11 +140,12 @@ def search(
         gated: from `lifecycle.replace_relus`.
         budget: ReLUs to keep.
         config: search settings.
+        limits: ReLUs to keep at each site, from a plan; they add up to `budget`. None = the ranking decides.
         options: batch_size, seed, teacher, distillation, run, resume, strategy, checkpoint_every, progress.
     """
 
     def hooks(step: SearchStep, steps: int) -> _SearchHooks:
-        return _SearchHooks(step, budget, steps)
+        return _SearchHooks(step, budget, steps, limits)
 
     with _without_mask_dropout(gated):
         return _phase(gated, dataset, config or Search(), "search", hooks, **options)
@@ -150,8 +174,8 @@ class _SearchHooks:
     """What happens between the steps of a search: masks, the penalty's weight, moment fits. All of it is a function of the
     step and of checkpointed variables alone, so that a resumed search does the same."""
 
-    def __init__(self, step: SearchStep, budget: int, steps: int) -> None:
-        self.step, self.budget, self.config = step, budget, step.search
+    def __init__(self, step: SearchStep, budget: int, steps: int, limits: Mapping[str, int] | None = None) -> None:
+        self.step, self.budget, self.config, self.limits = step, budget, step.search, limits
         self.total = sum(layer.full_mask().size for layer in step.layers)
         self.ramp = int(self.config.ramp_fraction * steps)
 
@@ -166,11 +190,21 @@ class _SearchHooks:
             step, total=self.total, budget=self.budget, steps=self.ramp, power=self.config.ramp_power
         )
         if self.step.penalty is None:
-            lifecycle.set_masks(self.step.model, wanted, margin=self.config.margin)
+            self._set_masks(wanted)
             return
         for layer in self.step.layers:
             layer.update_mask()
         self.step.penalty.follow(lifecycle.kept_count(self.step.model), wanted)
+
+    def _set_masks(self, wanted: int) -> None:
+        if self.limits is None:
+            lifecycle.set_masks(self.step.model, wanted, margin=self.config.margin)
+            return
+        # Every site has gone the same part of its own way.
+        left = (wanted - self.budget) / max(self.total - self.budget, 1)
+        sizes = {layer.name: layer.full_mask().size for layer in self.step.layers}
+        keep = {name: limit + int(left * (sizes[name] - limit)) for name, limit in self.limits.items()}
+        lifecycle.set_site_masks(self.step.model, keep, margin=self.config.margin)
 
 
 def _phase(
@@ -254,7 +288,7 @@ def _finish(
         **facts,
         "dataset": dataset.name,
         "normalization": dataset.normalization.name,
-        "replacement": config.replacement,
+        "replacement": "planned" if config.sites else config.replacement,
         "gate": config.gate,
         "method": config.search.method,
         "saliency": config.search.saliency,
