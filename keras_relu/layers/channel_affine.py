@@ -27,3 +27,7 @@ class ChannelAffine(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs * self.scale + self.shift
+
+    def get_config(self) -> dict[str, Any]:
+        """Those of the base class; the default refuses layers without an `__init__` of their own."""
+        return super().get_config()
