@@ -139,7 +139,7 @@ def fuse(
         from keras_relu.compression.fusion_check import check_fusion
 
         batch = _images(network, images, dataset, data_dir, normalization, model, seed)
-        result["check"] = {"dataset": dataset, **check_fusion(network, batch)}
+        result["check"] = {"dataset": dataset, **check_fusion(network, batch, every_block=every_block)}
         lines += _check_lines(result["check"])
     if save:
         write_json(save, result)

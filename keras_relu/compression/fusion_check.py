@@ -17,7 +17,12 @@ __all__ = ["check_fusion"]
 
 
 def check_fusion(
-    model: keras.Model, images: np.ndarray, *, dtype: Any = np.float64, tolerance: float = 1e-4
+    model: keras.Model,
+    images: np.ndarray,
+    *,
+    dtype: Any = np.float64,
+    tolerance: float = 1e-4,
+    every_block: bool = False,
 ) -> dict[str, Any]:
     """Evaluate every fused block on inputs and masks that the network has, and compare its output with the network's.
 
@@ -26,6 +31,7 @@ def check_fusion(
         images: normalised, [N, H, W, C].
         dtype: of the fused arithmetic; the network computes in its own.
         tolerance: of the largest difference in a block, relative to the largest output there.
+        every_block: as in `count_fusion`.
 
     Returns:
         {"images", "max_error", "blocks": per block name, max_error, live fractions of the two masks and of the pairs that
@@ -38,7 +44,7 @@ def check_fusion(
     """
     if not len(images):
         raise UserError("The check of a fused network needs at least one image.")
-    counts = count_fusion(model)
+    counts = count_fusion(model, every_block=every_block)
     wanted = {block.name: block for block in counts.blocks}
     blocks = [block for block in find_blocks(model) if block.name in wanted]
     values = _probe(model, blocks, images)

@@ -156,7 +156,7 @@ class _Insertion:
         (exact,) = inputs
         block = self.blocks.get(site.name)
         read = lookup(site.source) if block is None else self._moved(self.own[block.first.name], block)
-        made = PredictedReLU(cascade=site.name in self.cascades, name=layer.name, dtype=layer.dtype_policy)
+        made = PredictedReLU(cascade=site.name in self.cascades, name=site.name, dtype=layer.dtype_policy)
         output = made([self._predictor(site, read, hidden=block is not None), exact])
         if not made.cascade:
             return output

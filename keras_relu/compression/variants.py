@@ -60,7 +60,7 @@ def _describe(path: Path, file: Path) -> dict[str, Any]:
     content = tflite.convert(load_model(path, quantized=True) if int8 else model, int8=int8)
     file.write_bytes(content)
     return {
-        "name": path.name if path.name != "run" else path.resolve().parent.name,
+        "name": _name(path.resolve()),
         "path": str(path),
         "stage": run.stage,
         **{key: result.get(key) for key in _FROM_RESULT},
@@ -69,6 +69,11 @@ def _describe(path: Path, file: Path) -> dict[str, Any]:
         "bytes": len(content),
         "compressed_bytes": len(zlib.compress(content, 9)),
     }
+
+
+def _name(path: Path) -> str:
+    """The directory's name; of a run inside an experiment's directory, those of the experiment and its network."""
+    return path.name if path.name != "run" else "/".join(path.parts[-3:-1])
 
 
 def _sizes(model: keras.Model) -> dict[str, Any]:

@@ -125,6 +125,10 @@ def test_check_of_a_network_and_what_it_refuses():
         check_fusion(model, images, tolerance=1e-12)
     with pytest.raises(UserError, match="at least one image"):
         check_fusion(model, images[:0])
+    narrow = randomise(network(hidden=8))
+    with pytest.raises(UserError, match="no block to fuse"):
+        check_fusion(narrow, images)
+    assert len(check_fusion(narrow, images, every_block=True)["blocks"]) == 2
     (block, _) = find_blocks(model)
     with pytest.raises(UserError, match="first mask of block 'block1' has shape"):
         FusedBlock(block)(np.zeros(block.input_shape), np.zeros((8, 8, 3), bool), np.zeros((8, 8, 24), bool))

@@ -170,7 +170,6 @@ def test_the_masks_of_predictors_fuse(predicted):
     ("name", "total"),
     [
         ("mobilenet_v2_modified_cifar10", 1_271_210),
-        ("mnasnet_modified_cifar10", 3_215_498),
         ("shufflenet_modified_cifar10", 1_192_702),
         ("fusionet_cifar10", 3_098_506),
     ],
@@ -202,6 +201,17 @@ def test_plain_networks_take_predictors_by_name():
     assert chosen == [n for n in names if n[:6] in ("stage1", "stage2") and not n.startswith("stage2_block3")]
     assert chosen
     assert predicted(np.zeros((1, 8, 8, 3), "float32")).shape == (1, 10)
+
+
+def test_relus_called_as_functions():
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.BatchNormalization(name="norm")(keras.layers.Conv2D(3, 1, name="conv")(inputs))
+    model = keras.Model(inputs, keras.layers.Flatten()(tf.nn.relu(x)))
+    predicted = insert_predictors(model, Predictors(include=["conv"], bits=8, minimum=0))
+    (site,) = predicted_sites(predicted)
+    assert site.name == site.activation.name == find_conv_sites(model)[0].name
+    assert predicted.get_layer("conv_predictor_quant").levels()[0] == 0
+    assert predicted(np.ones((1, 4, 4, 2), "float32")).shape == (1, 48)
 
 
 @pytest.mark.parametrize(
