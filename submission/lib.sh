@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # Shared by the templates beside it; source it, do not run it. Works under Slurm and without.
 #
-# Slurm warns the batch shell with USR1 two minutes before the time limit (#SBATCH --signal=B:USR1@120), and with TERM when
-# it preempts the job. The shell hands that to keras-relu, which saves a checkpoint and exits with 75; the job, and of an
-# array only this task, is then requeued and goes on from there. A job that was cancelled is not.
+# Slurm warns the batch shell with USR1 two minutes before the time limit (#SBATCH --signal=B:USR1@120), and when it preempts
+# the job where the site asks for that (SlurmctldParameters=preempt_send_user_signal). The shell hands that to keras-relu,
+# which saves a checkpoint and exits with 75; the job, and of an array only this task, is then requeued and goes on from
+# there. A job that is preempted without a warning goes on from its last periodic checkpoint; a cancelled one does not.
 #
 # Environment: KERAS_RELU (the command), MODULES ("cuda/12 python/3.11", loaded with `module`), CONTAINER (an image for
 # Apptainer or Singularity), CONTAINER_OPTIONS (more options of its exec), DATA_DIR (also bound into the container).
@@ -29,12 +30,13 @@ kr_find() {
 # Commands that write a run can be requeued only if they resume it; `experiment` always does.
 kr_arguments() {
     KR_ARGUMENTS=("$@")
-    local known=" ${1:-} "
-    case "${1:-}" in
-    decompose | stitch) known=" $1 ${2:-} " ;;
+    local command=${1:-}
+    case "$command" in
+    decompose | induce | stitch) command="$1 ${2:-}" ;;
     esac
-    case "$known" in
-    " train " | " reduce " | " induce " | " sweep " | " train-csg " | " decompose finetune " | " stitch train " | " stitch grid ")
+    case "$command" in
+    train | prune | quantize | predict-relus | reduce | sweep | "decompose finetune" | "decompose train-csg" | \
+        "induce run" | "induce finetune" | "stitch train" | "stitch grid")
         case " $* " in
         *" --resume "*) ;;
         *) KR_ARGUMENTS+=(--resume) ;;

@@ -160,12 +160,12 @@ def _require_same_data(dataset: Dataset, source: Path | None) -> None:
             raise UserError(f"The run {str(source)!r} has the {key} {known[key]!r}, the experiment asks for {value!r}.")
 
 
-def _model(experiment: Experiment, dataset: Dataset, source: Path | None) -> keras.Model:
+def _model(experiment: Experiment, dataset: Dataset, source: Path | None, *, quantized: bool = False) -> keras.Model:
     from keras_relu import models
     from keras_relu.runs import load_model
 
     if source is not None:
-        return load_model(source)
+        return load_model(source, quantized=quantized)
     config = experiment.config
     return models.build(
         str(config.network),
@@ -219,7 +219,10 @@ def _record(experiment: Experiment, settings: Config, dataset: Dataset) -> dict[
 
 def _evaluate(experiment: Experiment, dataset: Dataset, source: Path | None) -> dict[str, Any]:
     from keras_relu.experiments.measure import measure
+    from keras_relu.runs import Run
 
-    subject: Any = _model(experiment, dataset, source)
+    # The subject of a pqat run is the network that rounds, not its plain twin.
+    rounds = source is not None and Run.open(source).stage == "pqat"
+    subject = _model(experiment, dataset, source, quantized=rounds)
     facts = {"model": "a fresh network" if source is None else str(source), "stage": experiment.config.stage}
     return {**facts, **measure(subject, dataset)}
