@@ -71,6 +71,6 @@ class PruneConfig(_Stage):
 class PqatConfig(_Stage):
     """Settings of the stage pqat: a short training with the rounding of int8 in it."""
 
-    epochs: int = Field(3, ge=0)
+    epochs: int = Field(3, ge=1)
     learning_rate: float = Field(0.005, gt=0, description="peak of the schedule")
     exclude: list[str] = Field([], description="names or shell patterns of layers that stay in floating point")
