@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = Path(__file__).with_name("cluster.sh")
-DEADLINE_S = 300
+DEADLINE_S = 1200
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
 # Stands in for keras-relu: counts its starts, and waits or stops as the file `plan` in its folder says.
