@@ -60,7 +60,7 @@ def cluster(tmp_path_factory):
 
 
 def ask(environment: dict[str, str], *command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 0, (command, done.stderr)
     return done.stdout.strip()
 
