@@ -146,7 +146,7 @@ def _train(
     checked = stitching.StitchConfig.parse(settings)
     images = choice.load(job.facts)
     networks = job.networks()
-    record = {**checked.to_dict(), **job.record(), **choice.record(images)}
+    record = {**checked.to_dict(), **job.record(), **choice.record(images), "data_seed": images.seed}
     chief = is_chief(strategy)
     run = Run.create(output, config=record, stage="stitch", parent=job.front, resume=resume, chief=chief)
     facts = {**job.record(), "front": Path(job.front).name, "end": Path(job.end).name}
@@ -285,8 +285,10 @@ def evaluate(
 
     made = Run.open(run)
     model = load_state(run, state)
-    chosen = {key: made.config[key] for key in ("validation_fraction", "seed", "limit") if key in made.config}
-    images = load_dataset(dataset or made.result["dataset"], data_dir, facts=made.result, **chosen)
+    chosen = {key: made.config[key] for key in ("validation_fraction", "limit") if key in made.config}
+    # The seed of a cell or of the settings is the map's; the images were divided by their own.
+    seed = made.config.get("data_seed", made.config.get("seed", 0))
+    images = load_dataset(dataset or made.result["dataset"], data_dir, facts=made.result, seed=seed, **chosen)
     measured = measure(model, getattr(images, split), images.normalization, classes=images.classes)
     result = {"run": run, "state": state, "split": split, **measured}
     line = (
@@ -336,7 +338,7 @@ def grid(
         images,
         output,
         resume=resume or cell is not None,
-        record=choice.record(images),
+        record={**choice.record(images), "data_seed": images.seed},
         on_done=lambda run: _write_report(run.path),
         strategy=strategy_for(strategy),
         checkpoint_every=checkpoint_every,

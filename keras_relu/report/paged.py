@@ -98,8 +98,8 @@ class _Sheets:
         lines = textwrap.wrap(style.plain(text), int(_ROOM * 72 / size / 0.52))
         height = len(lines) * size * 1.35 / 72
         self.need(height)
-        where = {"x": _MARGIN / _WIDTH, "y": self.y, "va": "top", "linespacing": 1.25}
-        self.figure.text(s="\n".join(lines), fontsize=size, color=colour, **where)
+        whole, x = "\n".join(lines), _MARGIN / _WIDTH
+        self.figure.text(x, self.y, whole, fontsize=size, color=colour, va="top", linespacing=1.25)
         self.left -= height + size * 0.7 / 72
 
     def table(self, table: Table) -> None:

@@ -137,6 +137,7 @@ def test_a_grid_lists_runs_and_goes_on(saved, tmp_path):
         "models": {"a": str(saved[0]), "b": str(saved[1])},
         "layers": ["bn1"],
         "inits": ["ps_inv"],
+        "seeds": [3],
         "settings": {"epochs": 0, "fit_images": 100, "cka_images": 40},
     }
     config.write_text(yaml.safe_dump(grid))
@@ -149,7 +150,11 @@ def test_a_grid_lists_runs_and_goes_on(saved, tmp_path):
     assert "pass --resume" in call(*base)[2]
     assert len(answer(*base, "--resume")["cells"]) == 2
     assert (tmp_path / "grid" / "report.html").exists()
-    assert (tmp_path / "grid" / listed["cells"][0] / "report.pdf").exists()
+    cell = tmp_path / "grid" / listed["cells"][0]
+    assert (cell / "report.pdf").exists()
+    # The seed of a cell is its map's: the validation images stay those that the grid was measured on.
+    again = answer("stitch", "evaluate", cell, "--split", "validation")
+    assert again["loss"] == pytest.approx(json.loads((cell / "result.json").read_text())["val_loss"], rel=1e-6)
     code, _, err = call(*base, "--cell", "2")
     assert code == 2
     assert "the grid has 2 cells" in err
