@@ -11,6 +11,7 @@ import typer
 from keras_relu.cli import decomposition_analysis
 from keras_relu.cli.common import (
     BatchSize,
+    DataChoice,
     DataDir,
     Json,
     Limit,
@@ -34,15 +35,16 @@ from keras_relu.cli.common import (
 from keras_relu.cli.decomposition_common import (
     Indices,
     OptionalDataset,
+    Overwrite,
     Repetitions,
     Save,
     SplitName,
     TopK,
     WholeTrain,
-    data_record,
+    check_save,
+    check_targets,
     dataset_name,
     finish,
-    load_images,
     parse_sizes,
     read_tables,
     survivors,
@@ -70,32 +72,35 @@ def extract(
     limit: Limit = None,
     seed: Seed = 0,
     batch_size: BatchSize = 500,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing index files.")] = False,
+    overwrite: Overwrite = False,
     trusted: Trusted = False,
     save: Save = None,
     json: Json = False,
 ) -> None:
     """Find each class's influential filters, for all k in one pass over the training images."""
-    from keras_relu.decomposition import tables as files
+    from keras_relu.decomposition.comparison import describe_table
+    from keras_relu.decomposition.selection import check_rule
+    from keras_relu.decomposition.tables import table_path, write_table
 
     existing_file(model, "model")
     sizes = parse_sizes(top_k)
-    targets = [files.table_path(output, size, several=len(sizes) > 1) for size in sizes]
-    for target in targets:
-        if target.exists() and not overwrite:
-            raise UserError(f"{str(target)!r} exists; choose another --output, or pass --overwrite.")
-    images = None
-    if rule != "weight":
-        name = dataset_name(dataset, (), model)
-        images = load_images(name, data_dir, model, normalization, validation_fraction, limit=limit, seed=seed)
+    check_rule(rule, sizes)
+    if rule == "weight" and (augment or limit is not None):
+        raise UserError("The rule 'weight' reads no images; --augment and --limit have no effect on it.")
+    targets = [table_path(output, size, several=len(sizes) > 1) for size in sizes]
+    check_targets(targets, overwrite=overwrite)
+    check_save(save)
+    name = None if rule == "weight" else dataset_name(dataset, (), model)
+    network = load_keras(model, trusted=trusted)
+    choice = name and DataChoice(name, data_dir, normalization, validation_fraction, seed, limit)
     from keras_relu.decomposition import extract as system
-    from keras_relu.decomposition.comparison import describe_table
 
     options: dict[str, Any] = {"layer": layer, "batch_size": batch_size, "augment_seed": seed if augment else None}
-    found = system(load_keras(model, trusted=trusted), images, top_k=sizes, rule=rule, **options)
+    images = choice.load(model_facts(model)) if choice else None
+    found = system(network, images, top_k=sizes, rule=rule, **options)
     entries = []
     for made, target in zip(found, targets, strict=True):
-        files.write_table(target, made)
+        write_table(target, made)
         entries.append({**made.facts, **describe_table(made), "file": str(target)})
     rows = [(entry["file"], entry["top_k"], entry["distinct_filters"], entry["mean_mass"]) for entry in entries]
     lines = [table(("index file", "k", "filters in use", "mass of an image's own k"), rows)]
@@ -119,12 +124,14 @@ def validate(
 ) -> None:
     """Accuracy of the decomposed layer, overall and per class, beside the original's."""
     existing_file(model, "model")
+    check_save(save)
     found = read_tables(indices)
     name = dataset_name(dataset, found, model)
-    images = load_images(name, data_dir, model, normalization, validation_fraction, seed=seed)
+    network = load_keras(model, trusted=trusted)
+    images = DataChoice(name, data_dir, normalization, validation_fraction, seed, None).load(model_facts(model))
     from keras_relu.decomposition import validate as system
 
-    result = system(load_keras(model, trusted=trusted), found, images, split=split, batch_size=batch_size)
+    result = system(network, found, images, split=split, batch_size=batch_size)
     finish("validate", {"model_path": model, **result}, json, save, _validation_lines(result))
 
 
@@ -144,12 +151,13 @@ def _validation_lines(result: Mapping[str, Any]) -> list[Any]:
         (name, total, *(entry["per_class_correct"][number] for entry in lists))
         for number, (name, total) in enumerate(zip(result["class_names"], result["per_class_total"], strict=True))
     ]
-    heads = ("class", "images", "original", *(f"k = {entry['top_k']:g}" for entry in result["tables"]))
+    heads = ("class", "images", "original", *(Path(entry["file"]).stem for entry in result["tables"]))
     lines = [
         f"{result['total']:,} {result['dataset']} {result['split']} images, normalization {result['normalization']}",
         table(columns, rows),
     ]
-    lines += [table(heads, classes)] if len(classes) <= 40 and len(lists) <= 5 else []
+    readable = len(classes) <= 40 and len(lists) <= 12
+    lines.append(table(heads, classes) if readable else f"per class: --json has all {len(classes)} classes")
     strange = [entry["file"] for entry in result["tables"] if entry["model_matches"] is False]
     return lines + [f"note: {file} was extracted from other weights than these." for file in strange]
 
@@ -180,11 +188,12 @@ def finetune(
     found = read_tables(indices)
     if len(found) != 1:
         raise UserError(f"Fine-tuning takes one index file, received {len(found)}.")
-    placed = strategy_for(strategy)
     name = dataset_name(dataset, found, model)
-    images = load_images(name, data_dir, model, normalization, validation_fraction, limit=limit, seed=seed)
+    placed = strategy_for(strategy)
+    choice = DataChoice(name, data_dir, normalization, validation_fraction, seed, limit)
+    images = choice.load(model_facts(model))
     from keras_relu.decomposition import finetune as system
-    from keras_relu.decomposition.finetune import PUBLISHED
+    from keras_relu.decomposition.finetuning import PUBLISHED
     from keras_relu.runs import Run
     from keras_relu.training.strategy import is_chief
     from keras_relu.training.supervised import TrainConfig
@@ -196,7 +205,7 @@ def finetune(
     facts = {key: value for key, value in model_facts(model).items() if key == "arch"}
     record = {
         **config.to_dict(),
-        **data_record(images, validation_fraction, limit),
+        **choice.record(images),
         "indices": Path(str(found[0].path)).name,
         "distill": distill,
     }
@@ -228,17 +237,21 @@ def essential(
     json: Json = False,
 ) -> None:
     """Replace features by Gaussian noise at the influential filters, at all others and at none: which images survive?"""
+    from keras_relu import decomposition as system
+    from keras_relu.decomposition.noise import check_settings
+
     existing_file(model, "model")
+    check_settings(noise, repetitions, seed)
+    check_save(save)
     found = read_tables(indices)
     name = dataset_name(dataset, found, model)
-    images = load_images(name, data_dir, model, normalization, validation_fraction, seed=seed)
-    from keras_relu import decomposition as system
-    from keras_relu.decomposition.validate import check_table
-
     network = load_keras(model, trusted=trusted)
+    from keras_relu.decomposition.validation import check_table
+
     head = system.find_head(network)
     for one in found:
         check_table(one, head)
+    images = DataChoice(name, data_dir, normalization, validation_fraction, seed, None).load(model_facts(model))
     features, labels = system.collect_features(network, images, split=split, batch_size=batch_size)
     options: dict[str, Any] = {"noise": noise, "repetitions": repetitions, "seed": seed}
     entries = [

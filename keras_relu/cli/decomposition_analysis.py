@@ -10,6 +10,7 @@ import typer
 
 from keras_relu.cli.common import (
     BatchSize,
+    DataChoice,
     DataDir,
     DatasetName,
     Json,
@@ -26,24 +27,27 @@ from keras_relu.cli.common import (
     emit,
     load_keras,
     merged,
+    model_facts,
     overrides,
     strategy_for,
     table,
 )
 from keras_relu.cli.decomposition_common import (
     OptionalDataset,
+    Overwrite,
     Repetitions,
     Save,
     TopK,
     WholeTrain,
-    data_record,
+    check_save,
+    check_targets,
     dataset_name,
     exact,
     finish,
-    load_images,
     parse_sizes,
     survivors,
 )
+from keras_relu.cli.quiet import start_tensorflow
 from keras_relu.files import existing_file
 
 __all__ = ["register"]
@@ -59,6 +63,7 @@ def mutual_info(
     from keras_relu.decomposition.comparison import describe_table
     from keras_relu.decomposition.tables import expand_paths, read_table
 
+    check_save(save)
     found = [read_table(path, filters=filters) for path in expand_paths(indices)]
     # Files without a manifest do not say how many filters there are; the largest index of all files is the best guess.
     largest = max(one.filters() for one in found)
@@ -90,34 +95,44 @@ def csg(
     data_dir: DataDir = None,
     normalization: NormalizationName = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
+    trusted: Trusted = False,
     save: Save = None,
     json: Json = False,
 ) -> None:
     """Filters by class-specific gates: the published (inverted) order beside the corrected one."""
     from keras_relu.decomposition import csg as system
     from keras_relu.decomposition.comparison import compare_gates
+    from keras_relu.decomposition.noise import check_settings
     from keras_relu.decomposition.tables import write_table
 
-    gates = system.read_gates(checkpoint)
     sizes = parse_sizes(top_k)
+    check_settings("standard", repetitions, seed)
+    check_save(save)
+    places = [(order, k, Path(output) / f"csg_{order}_{k}.json") for order in system.ORDERS for k in sizes if output]
+    check_targets((path for *_, path in places), overwrite=overwrite)
+    if Path(checkpoint).is_file():
+        start_tensorflow()
+    gates = system.read_gates(checkpoint)
     network = images = None
     if dataset is not None:
-        network = _gated_network(checkpoint, arch)
-        images = load_images(dataset, data_dir, checkpoint, normalization, 0.0, seed=seed)
+        network = _gated_network(checkpoint, arch, trusted=trusted)
+        images = DataChoice(dataset, data_dir, normalization, 0.0, seed, None).load(model_facts(checkpoint))
     options: dict[str, Any] = {"model": network, "dataset": images, "repetitions": repetitions, "seed": seed}
     result = {"checkpoint": checkpoint, **compare_gates(gates, top_k=sizes, **options)}
     if images is not None:
         result |= {"dataset": images.name, "normalization": images.normalization.name}
-    if output is not None:
-        for row in result["rows"]:
-            row["file"] = str(Path(output) / f"csg_{row['order']}_{row['top_k']:g}.json")
-            write_table(row["file"], system.gate_table(gates, row["top_k"], row["order"]))
+    for order, k, path in places:
+        write_table(path, system.gate_table(gates, k, order))
+    files = {(order, k): str(path) for order, k, path in places}
+    for row in result["rows"]:
+        row["file"] = files.get((row["order"], row["top_k"]))
     finish("csg", result, json, save, _gate_lines(result))
 
 
-def _gated_network(checkpoint: str, arch: str) -> Any:
+def _gated_network(checkpoint: str, arch: str, *, trusted: bool) -> Any:
     if Path(checkpoint).is_dir():
-        return load_keras(checkpoint)
+        return load_keras(checkpoint, trusted=trusted)
     from keras_relu.models.torch_weights import convert
 
     return convert(checkpoint, arch)
@@ -163,12 +178,14 @@ def selectivity(
     json: Json = False,
 ) -> None:
     """Class selectivity of every filter, from the mean responses to the training images of each class."""
-    existing_file(model, "model")
-    name = dataset_name(dataset, (), model)
-    images = load_images(name, data_dir, model, normalization, validation_fraction, limit=limit, seed=seed)
     from keras_relu import decomposition as system
 
+    existing_file(model, "model")
+    check_save(save)
+    name = dataset_name(dataset, (), model)
     network = load_keras(model, trusted=trusted)
+    choice = DataChoice(name, data_dir, normalization, validation_fraction, seed, limit)
+    images = choice.load(model_facts(model))
     statistics = system.gather_statistics(network, images, layer=layer, batch_size=batch_size)
     summary = system.selectivity.summarize(statistics.means)
     facts = {"model_path": model, "dataset": images.name, "normalization": images.normalization.name}
@@ -203,7 +220,8 @@ def train_csg(
 ) -> None:
     """Train a network with class-specific gates, as a model to compare with; `decompose csg` reads the run."""
     placed = strategy_for(strategy)
-    images = load_images(dataset, data_dir, None, normalization, validation_fraction, limit=limit, seed=seed)
+    choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
+    images = choice.load()
     from keras_relu import models
     from keras_relu.decomposition import gated
     from keras_relu.runs import Run
@@ -213,7 +231,7 @@ def train_csg(
     settings = {key: value for key, value in given.items() if value is not None}
     config = gated.GateConfig.parse(merged(settings, overrides(set_)))
     network = models.build(arch, classes=images.classes, input_shape=images.image_shape, seed=seed)
-    record = {**config.to_dict(), "arch": arch, **data_record(images, validation_fraction, limit)}
+    record = {**config.to_dict(), "arch": arch, **choice.record(images)}
     run = Run.create(output, config=record, stage="train-csg", resume=resume, chief=is_chief(placed))
     options: dict[str, Any] = {"resume": resume, "strategy": placed, "progress": not json}
     _, result = gated.train_gated(network, images, run, config, facts={"arch": arch}, **options)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_relu.cli.common import emit, load_dataset, model_facts
+from keras_relu.cli.common import emit, model_facts
 from keras_relu.errors import UserError
-from keras_relu.files import write_json
+from keras_relu.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from keras_relu.data import Dataset
     from keras_relu.decomposition.tables import FilterTable
 
 __all__ = [
     "Indices",
     "OptionalDataset",
+    "Overwrite",
     "Repetitions",
     "Save",
     "SplitName",
     "TopK",
     "WholeTrain",
-    "data_record",
+    "check_save",
+    "check_targets",
     "dataset_name",
     "exact",
     "finish",
-    "load_images",
     "parse_sizes",
     "read_tables",
     "survivors",
@@ -42,6 +43,27 @@ Save = Annotated[str | None, typer.Option(help="Also write the result as JSON, f
 SplitName = Annotated[str, typer.Option("--split", help="test, validation or train.")]
 WholeTrain = Annotated[float, typer.Option("--validation-fraction", help="Part of the training images left out.")]
 Repetitions = Annotated[int, typer.Option(help="Independent draws of the noise.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing index files.")]
+
+
+def check_save(save: str | None) -> None:
+    """Refuse, before any work, a `--save` that would destroy something else than an earlier result."""
+    if save is None or not Path(save).exists():
+        return
+    earlier = read_json(save, "file to --save to") if Path(save).is_file() else None
+    if not (isinstance(earlier, dict) and str(earlier.get("kind")).startswith("decompose-")):
+        raise UserError(
+            f"{str(save)!r} exists and is no earlier result of `decompose`; choose another name for --save."
+        )
+
+
+def check_targets(targets: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse, before any work, index files that exist already, unless they may be replaced."""
+    for target in targets:
+        if target.is_dir():
+            raise UserError(f"{str(target)!r} is a directory; an index file is needed as --output.")
+        if target.exists() and not overwrite:
+            raise UserError(f"{str(target)!r} exists; choose another --output, or pass --overwrite.")
 
 
 def finish(kind: str, result: Mapping[str, Any], as_json: bool, save: str | None, lines: Iterable[Any]) -> None:
@@ -77,32 +99,6 @@ def dataset_name(given: str | None, tables: Sequence[FilterTable], model: str) -
     if name is None:
         raise UserError("Neither the index file nor the model says which data set it was made with; give --dataset.")
     return name
-
-
-def load_images(
-    name: str,
-    data_dir: str | None,
-    model: str | None,
-    normalization: str | None,
-    validation_fraction: float,
-    *,
-    seed: int,
-    limit: int | None = None,
-) -> Dataset:
-    """The data set, normalised as asked, or else as the model was trained."""
-    facts = model_facts(model) if model else {}
-    options: dict[str, Any] = {"validation_fraction": validation_fraction, "seed": seed, "limit": limit}
-    return load_dataset(name, data_dir, facts=facts, normalization=normalization, **options)
-
-
-def data_record(images: Any, validation_fraction: float, limit: int | None) -> dict[str, Any]:
-    """What a run records about its data."""
-    return {
-        "dataset": images.name,
-        "normalization": images.normalization.name,
-        "validation_fraction": validation_fraction,
-        "limit": limit,
-    }
 
 
 def exact(value: float | None) -> str:

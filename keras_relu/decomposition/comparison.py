@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tf_keras as keras
 
+from keras_relu.class_filters import masked_kernel
 from keras_relu.decomposition import information
 from keras_relu.decomposition.csg import ORDERS, gate_statistics, gate_table
-from keras_relu.decomposition.essential import essential, survivors
-from keras_relu.decomposition.head import Head, find_head
+from keras_relu.decomposition.noise import check_settings, dense_logits, essential, survivors
 from keras_relu.decomposition.tables import FilterTable
-from keras_relu.decomposition.validate import collect_features, dense_logits, masked_kernel
 from keras_relu.errors import UserError
 
 if TYPE_CHECKING:
+    import tf_keras as keras
+
     from keras_relu.data import Dataset
+    from keras_relu.decomposition.head import Head
 
 __all__ = ["compare_gates", "describe_table"]
 
@@ -55,11 +56,15 @@ def compare_gates(
     Raises:
         UserError: gates that are not of the model's classes and filters, or numbers out of range.
     """
+    check_settings("standard", repetitions, seed)
     tables = [(order, gate_table(gates, k, order)) for order in ORDERS for k in top_k]
     rows = [{"order": order, "order_description": ORDERS[order], **describe_table(table)} for order, table in tables]
     result: dict[str, Any] = {"gates": gate_statistics(gates), "standard_path": None, "rows": rows}
     if model is None or dataset is None:
         return result
+    from keras_relu.decomposition.head import find_head
+    from keras_relu.decomposition.validation import collect_features
+
     head = find_head(model)
     _check(gates, head)
     features, labels = collect_features(model, dataset, batch_size=batch_size)

@@ -61,12 +61,9 @@ def _from_run(path: Path) -> np.ndarray | None:
 
 
 def _from_torch(path: Path) -> np.ndarray | None:
-    from keras_relu.models import torch_weights
+    from keras_relu.models.torch_weights import read_tensors
 
-    torch = torch_weights._torch()
-    state = torch_weights._unwrapped(torch_weights._read(torch, path))
-    gates = state.get("csg") if isinstance(state, dict) else None
-    return None if gates is None or not torch.is_tensor(gates) else gates.detach().float().numpy()
+    return read_tensors(path).get("csg")
 
 
 def gate_table(gates: np.ndarray, size: float, order: str = "corrected") -> FilterTable:

@@ -9,9 +9,9 @@ import numpy as np
 import tf_keras as keras
 
 from keras_relu.decomposition.head import check_fits, feature_batches, feature_model, find_head, hash_weights
-from keras_relu.decomposition.selection import RULES, ResponseStatistics, checked_sizes, select
+from keras_relu.decomposition.selection import ResponseStatistics, check_rule, checked_sizes, select
 from keras_relu.decomposition.tables import FilterTable
-from keras_relu.errors import UserError, unknown_key
+from keras_relu.errors import UserError
 
 if TYPE_CHECKING:
     from keras_relu.data import Dataset
@@ -50,10 +50,10 @@ def extract(
         UserError: an unknown rule or layer, numbers out of range, a rule that does not work at this layer or without
             images, a data set that does not fit, or a class without images.
     """
-    if rule not in RULES:
-        raise unknown_key("rule", rule, RULES)
+    check_rule(rule)
     body = feature_model(model, layer)
     sizes = checked_sizes(top_k, body.output_shape[-1])
+    check_rule(rule, sizes)
     at_the_end = layer is None or body.output is find_head(model).features
     kernel = find_head(model).kernel if at_the_end else None
     statistics = None

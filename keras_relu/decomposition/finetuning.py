@@ -10,7 +10,7 @@ import tf_keras as keras
 from keras_relu import surgery
 from keras_relu.decomposition.head import check_fits, decompose, find_head
 from keras_relu.decomposition.tables import FilterTable, write_table
-from keras_relu.decomposition.validate import check_table
+from keras_relu.decomposition.validation import check_table
 from keras_relu.training import supervised
 
 if TYPE_CHECKING:

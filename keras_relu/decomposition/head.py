@@ -14,6 +14,7 @@ import tf_keras as keras
 from keras_relu import surgery
 from keras_relu.errors import UserError, unknown_key
 from keras_relu.layers.class_specific import ClassSpecificDense
+from keras_relu.splitting import unpack
 
 if TYPE_CHECKING:
     from keras_relu.data import Dataset, Normalization, Split
@@ -57,11 +58,14 @@ def find_head(model: keras.Model) -> Head:
     """The dense layer that makes the logits of `model`; only activations may follow it.
 
     Raises:
-        UserError: the model cannot be edited, has several outputs, is decomposed already, or ends in anything else.
+        UserError: the model cannot be edited, has several inputs or outputs, is decomposed already, or ends in anything else.
     """
     surgery.require_functional(model)
-    if len(model.outputs) != 1:
-        raise UserError(f"Model {model.name!r} has {len(model.outputs)} outputs; one output with the logits is needed.")
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UserError(
+            f"Model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one input with the "
+            "images and one output with the logits are needed."
+        )
     node = model.outputs[0].node
     while isinstance(node.layer, _ENDINGS):
         node = node.keras_inputs[0].node
@@ -100,13 +104,16 @@ def feature_model(model: keras.Model, layer: str | None = None) -> keras.Model:
 
     Args:
         layer: a layer whose output is averaged over its whole extent; None takes what the last dense layer reads.
+            Those of nested models are named as by `splitting.unpack`.
 
     Raises:
         UserError: as `find_head`; no such layer, or its output has no filter axis of fixed size.
     """
     if layer is None:
         return keras.Model(model.inputs, find_head(model).features)
-    names = [candidate.name for candidate in surgery.require_functional(model).layers]
+    if all(layer != candidate.name for candidate in surgery.require_functional(model).layers):
+        model = unpack(model)
+    names = [candidate.name for candidate in model.layers]
     if layer not in names:
         raise unknown_key(f"layer of {model.name!r}", layer, names)
     output = model.get_layer(layer).get_output_at(0)
@@ -124,11 +131,9 @@ def check_fits(model: keras.Model, dataset: Dataset) -> None:
     Raises:
         UserError: another image size or number of classes.
     """
-    shape = tuple(model.input_shape[1:])
-    if any(size not in (None, given) for size, given in zip(shape, dataset.image_shape, strict=True)):
-        raise UserError(
-            f"Model {model.name!r} takes images {shape}, the data set {dataset.name!r} has {dataset.image_shape}."
-        )
+    shape, images = tuple(model.inputs[0].shape[1:]), tuple(dataset.image_shape)
+    if len(shape) != len(images) or any(size not in (None, given) for size, given in zip(shape, images, strict=True)):
+        raise UserError(f"Model {model.name!r} takes images {shape}, the data set {dataset.name!r} has {images}.")
     if model.output_shape[-1] != dataset.classes:
         raise UserError(
             f"Model {model.name!r} has {model.output_shape[-1]} outputs, the data set {dataset.name!r} has "

@@ -15,16 +15,41 @@ from typing import Any
 
 import numpy as np
 
-from keras_relu.decomposition.validate import dense_logits
+from keras_relu.class_filters import checked_rows
 from keras_relu.errors import UserError, unknown_key
-from keras_relu.layers.class_specific import checked_rows
 
-__all__ = ["NOISES", "essential", "replaced", "survivors"]
+__all__ = ["NOISES", "check_settings", "dense_logits", "essential", "replaced", "survivors"]
 
 NOISES = {
     "matched": "Gaussian with each filter's own mean and standard deviation over the images",
     "standard": "N(0, 1), as published",
 }
+
+
+def check_settings(noise: str, repetitions: int = 2, seed: int = 0) -> None:
+    """Refuse settings of `essential` before images are read.
+
+    Raises:
+        UserError: an unknown noise, fewer than two repetitions, or a negative seed.
+    """
+    if noise not in NOISES:
+        raise unknown_key("noise", noise, NOISES)
+    if repetitions < 2:
+        raise UserError(f"repetitions is {repetitions}; at least 2 are needed for a standard deviation.")
+    if seed < 0:
+        raise UserError(f"seed is {seed}; allowed is a whole number from 0.")
+
+
+def dense_logits(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """features [N, D] x kernel [D, C] + bias [C] in float32.
+
+    Raises:
+        UserError: the result is NaN or infinite.
+    """
+    logits = np.asarray(features @ kernel + bias, np.float32)
+    if not np.isfinite(logits).all():
+        raise UserError("The network's outputs are NaN or infinite; it diverged, or its input is scaled otherwise.")
+    return logits
 
 
 def replaced(features: np.ndarray, where: np.ndarray, noise: np.ndarray, kind: str = "standard") -> np.ndarray:
@@ -37,8 +62,7 @@ def replaced(features: np.ndarray, where: np.ndarray, noise: np.ndarray, kind: s
     Raises:
         UserError: an unknown kind.
     """
-    if kind not in NOISES:
-        raise unknown_key("noise", kind, NOISES)
+    check_settings(kind)
     if kind == "matched":
         noise = features.mean(axis=0) + features.std(axis=0) * noise
     return np.where(where, noise, features).astype(np.float32)
@@ -77,10 +101,9 @@ def essential(
         repetitions (n - 1 in the denominator): correct_mean, correct_std, per_class_mean, per_class_std.
 
     Raises:
-        UserError: indices that do not fit, an unknown noise, fewer than two repetitions.
+        UserError: indices that do not fit, or as `check_settings`.
     """
-    if repetitions < 2:
-        raise UserError(f"repetitions is {repetitions}; at least 2 are needed for a standard deviation.")
+    check_settings(noise, repetitions, seed)
     member = np.zeros((kernel.shape[1], kernel.shape[0]), bool)
     for number, row in enumerate(checked_rows(rows, kernel.shape[0])):
         member[number, row] = True

@@ -19,6 +19,7 @@ from keras_relu.errors import UserError, unknown_key
 __all__ = [
     "RULES",
     "ResponseStatistics",
+    "check_rule",
     "checked_sizes",
     "frequency_tail",
     "l1_mass",
@@ -55,6 +56,19 @@ def checked_sizes(sizes: Iterable[float], filters: int | None = None) -> list[in
     if not checked:
         raise UserError("At least one top_k is needed, received none.")
     return sorted(checked)
+
+
+def check_rule(rule: str, sizes: Iterable[float] = ()) -> None:
+    """Refuse a rule that is unknown, or that does not rank for one of these `checked_sizes`.
+
+    Raises:
+        UserError: as said.
+    """
+    if rule not in RULES:
+        raise unknown_key("rule", rule, RULES)
+    whole = [size for size in sizes if isinstance(size, int)]
+    if rule == "frequency-tail" and whole:
+        raise UserError(f"The rule 'frequency-tail' is for fractions in (0, 1), received {whole[0]}; use 'frequency'.")
 
 
 def l1_mass(responses: np.ndarray) -> np.ndarray:
@@ -196,6 +210,7 @@ def select(
     Raises:
         UserError: an unknown rule, something it needs is missing, or `frequency-tail` with a whole number.
     """
+    check_rule(rule, [size])
     scores = _scores(rule, size, statistics, kernel)
     if rule == "frequency-tail":
         return [frequency_tail(row, size) for row in scores], scores
@@ -212,20 +227,18 @@ def select(
 def _scores(
     rule: str, size: int | float, statistics: ResponseStatistics | None, kernel: np.ndarray | None
 ) -> np.ndarray:
-    if rule not in RULES:
-        raise unknown_key("rule", rule, RULES)
     if rule == "weight":
         return _weights(rule, kernel)
     if statistics is None:
         raise UserError(f"The rule {rule!r} needs images; give a data set, or choose 'weight'.")
     if rule == "response-weight":
         return statistics.means * _weights(rule, kernel)
-    if rule == "frequency-tail" and isinstance(size, int):
-        raise UserError(f"The rule 'frequency-tail' is for fractions in (0, 1), received {size}; use 'frequency'.")
     return statistics.frequency(size)
 
 
 def _weights(rule: str, kernel: np.ndarray | None) -> np.ndarray:
     if kernel is None:
         raise UserError(f"The rule {rule!r} needs the weights of the last layer, so it works at no other layer.")
+    if not np.isfinite(kernel).all():
+        raise UserError("A weight of the last layer is NaN or infinite; its network diverged.")
     return np.asarray(kernel).T

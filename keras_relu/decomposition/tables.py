@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_relu.class_filters import checked_rows
 from keras_relu.errors import UserError
 from keras_relu.files import existing_file, read_json, sha256, write_json, write_text
-from keras_relu.layers.class_specific import checked_rows
 
 __all__ = ["FilterTable", "expand_paths", "manifest_path", "read_table", "table_path", "write_table"]
 
@@ -81,9 +81,15 @@ def manifest_path(path: str | os.PathLike) -> Path:
 
 
 def table_path(path: str | os.PathLike, size: float, *, several: bool) -> Path:
-    """The file of one k: `path` itself, or `indices_5.json` beside it when there are several."""
+    """The file of one k: `path` itself, or `indices_5.json` beside it when there are several.
+
+    Raises:
+        UserError: the name does not end in .json, or ends as manifests do.
+    """
     path = Path(path)
-    return path.with_name(f"{path.stem}_{size:g}{path.suffix}") if several else path
+    if path.suffix != ".json" or path.name.endswith(".manifest.json"):
+        raise UserError(f"An index file must be named <name>.json, received {str(path)!r}.")
+    return path.with_name(f"{path.stem}_{size}{path.suffix}") if several else path
 
 
 def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
@@ -98,7 +104,7 @@ def expand_paths(paths: Sequence[str | os.PathLike]) -> list[Path]:
 def _expand(path: Path) -> list[Path]:
     if path.exists():
         return [path]
-    sized = re.compile(rf"{re.escape(path.stem)}_([0-9.]+){re.escape(path.suffix)}")
+    sized = re.compile(rf"{re.escape(path.stem)}_(\d+(?:\.\d+)?(?:e-\d+)?){re.escape(path.suffix)}")
     family = [(float(hit[1]), file) for file in sorted(path.parent.glob("*")) if (hit := sized.fullmatch(file.name))]
     return [file for _, file in sorted(family)] or [existing_file(path, "index file")]
 
@@ -109,9 +115,7 @@ def write_table(path: str | os.PathLike, table: FilterTable) -> None:
     Raises:
         UserError: the name does not end in .json, or ends as manifests do.
     """
-    path = Path(path)
-    if path.suffix != ".json" or path.name.endswith(".manifest.json"):
-        raise UserError(f"An index file must be named <name>.json, received {str(path)!r}.")
+    path = table_path(path, table.top_k, several=False)
     write_text(path, json.dumps({str(number): row for number, row in enumerate(table.rows)}))
     write_json(manifest_path(path), {**table.facts, "sha256": sha256(path)})
 
@@ -171,11 +175,23 @@ def _facts(path: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     facts = read_json(file, "manifest")
-    if not isinstance(facts, dict) or not isinstance(facts.get("filters"), int):
+    if not isinstance(facts, dict) or not _is_number(facts.get("filters"), whole=True):
         raise UserError(f"The manifest {str(file)!r} is malformed: it must be an object with the number of 'filters'.")
+    texts = [facts.get(key) for key in ("rule", "layer", "dataset", "model_hash")]
+    if not all(text is None or isinstance(text, str) for text in texts) or not _is_number(facts.get("top_k", 1)):
+        raise UserError(
+            f"The manifest {str(file)!r} is malformed: top_k must be a number above 0, and rule, layer, dataset and "
+            "model_hash texts."
+        )
     if facts.get("sha256") != sha256(path):
         raise UserError(
             f"The index file {str(path)!r} is not the one its manifest was written for; remove {file.name} if it was "
             "changed on purpose."
         )
     return facts
+
+
+def _is_number(value: Any, *, whole: bool = False) -> bool:
+    return (
+        isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+    )

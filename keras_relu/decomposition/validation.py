@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tf_keras as keras
 
+from keras_relu.class_filters import checked_rows, masked_kernel
 from keras_relu.decomposition.head import Head, check_fits, feature_batches, find_head, hash_weights
+from keras_relu.decomposition.noise import dense_logits
 from keras_relu.decomposition.tables import FilterTable
 from keras_relu.errors import UserError
-from keras_relu.evaluate import NonFiniteLogitsError
-from keras_relu.layers.class_specific import checked_rows
 
 if TYPE_CHECKING:
     from keras_relu.data import Dataset, Split
 
-__all__ = ["check_table", "collect_features", "dense_logits", "validate"]
+__all__ = ["check_table", "collect_features", "validate"]
 
 
 def validate(
@@ -38,8 +38,7 @@ def validate(
         (agreement), and whether the table was extracted from these weights (model_matches; null when not recorded).
 
     Raises:
-        UserError: no table, or a table, data set or split that does not fit.
-        NonFiniteLogitsError: the logits are NaN or infinite.
+        UserError: no table; a table, data set or split that does not fit; logits that are NaN or infinite.
     """
     if not tables:
         raise UserError("At least one index file is needed, received none.")
@@ -105,28 +104,6 @@ def check_table(table: FilterTable, head: Head) -> None:
             f"{table.name} holds filters of layer {table.facts['layer']!r}; the last layer reads {head.source!r}."
         )
     checked_rows(table.rows, head.filters)
-
-
-def masked_kernel(kernel: np.ndarray, rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """The dense weights [D, C] with zeros outside each class's filters: what the decomposed layer computes."""
-    masked = np.zeros_like(kernel)
-    for number, row in enumerate(rows):
-        masked[list(row), number] = kernel[list(row), number]
-    return masked
-
-
-def dense_logits(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """features [N, D] x kernel [D, C] + bias [C] in float32.
-
-    Raises:
-        NonFiniteLogitsError: the result is NaN or infinite.
-    """
-    logits = np.asarray(features @ kernel + bias, np.float32)
-    if not np.isfinite(logits).all():
-        raise NonFiniteLogitsError(
-            "The network's outputs are NaN or infinite; it diverged, or its input is scaled otherwise."
-        )
-    return logits
 
 
 def collect_features(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from keras_relu.class_filters import checked_rows
 from keras_relu.errors import UserError
 
-__all__ = ["ClassSpecificDense", "checked_rows", "class_specific_logits"]
-
-Rows = list[list[int]]
+__all__ = ["ClassSpecificDense", "class_specific_logits"]
 
 
 def class_specific_logits(
@@ -44,36 +43,6 @@ def class_specific_logits(
         products = tf.gather(features, flat, axis=-1) * kernel
         logits = tf.transpose(tf.math.segment_sum(tf.transpose(products), owners))
     return logits if bias is None else logits + bias
-
-
-def checked_rows(indices: Iterable[Iterable[int]], filters: int | None = None) -> Rows:
-    """`indices` as lists of Python integers, one per class.
-
-    Args:
-        filters: number of filters D of the layer they belong to; None leaves the upper end open.
-
-    Raises:
-        UserError: no class, a class without filters, a number that is not an integer in [0, D), or a filter twice in
-            one class.
-    """
-    rows = [list(row) for row in indices]
-    if not rows:
-        raise UserError("The filters of at least one class are needed, received none.")
-    return [_checked_row(number, row, filters) for number, row in enumerate(rows)]
-
-
-def _checked_row(number: int, row: list[Any], filters: int | None) -> list[int]:
-    allowed = "whole numbers from 0" if filters is None else f"whole numbers from 0 to {filters - 1}"
-    if not row:
-        raise UserError(f"Class {number} has no filter; at least one is needed.")
-    for value in row:
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < 0 or (filters is not None and value >= filters):
-            raise UserError(f"Class {number} has the filter {value!r}; allowed are {allowed}.")
-    if len(set(row)) < len(row):
-        double = next(value for value in row if row.count(value) > 1)
-        raise UserError(f"Class {number} has the filter {double} more than once.")
-    return [int(value) for value in row]
 
 
 @keras.saving.register_keras_serializable(package="keras_relu")
@@ -128,7 +97,7 @@ class ClassSpecificDense(keras.layers.Layer):
         return layer
 
     @property
-    def indices(self) -> Rows:
+    def indices(self) -> list[list[int]]:
         """One list of filters per class."""
         return [row.tolist() for row in np.split(self._flat, self._ends[:-1])]
 

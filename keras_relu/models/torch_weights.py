@@ -23,7 +23,7 @@ from keras_relu.errors import UserError
 from keras_relu.files import existing_file
 from keras_relu.models import registry
 
-__all__ = ["convert", "load_torch_weights", "read_state_dict"]
+__all__ = ["convert", "load_torch_weights", "read_state_dict", "read_tensors"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
 # Step counters of batch normalisation, and the class gates of CSG training, which its evaluation does not use.
@@ -95,7 +95,16 @@ def load_torch_weights(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch checkpoint as NumPy arrays, without wrappers, "module." and step counters.
+    """The weights in a PyTorch checkpoint: `read_tensors` without step counters and class gates.
+
+    Raises:
+        UserError: as `read_tensors`.
+    """
+    return {name: value for name, value in read_tensors(path).items() if not _NOT_WEIGHTS.search(name)}
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All tensors of a PyTorch checkpoint as float32 arrays by name, without wrappers and "module.".
 
     Raises:
         UserError: torch is not installed, or the file is missing, damaged or holds no tensors.
@@ -108,11 +117,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{', '.join(_WRAPPERS)}."
         )
     names = {str(key).removeprefix("module."): value for key, value in state.items()}
-    return {
-        name: value.detach().float().numpy()
-        for name, value in names.items()
-        if torch.is_tensor(value) and not _NOT_WEIGHTS.search(name)
-    }
+    return {name: value.detach().float().numpy() for name, value in names.items() if torch.is_tensor(value)}
 
 
 def _torch() -> ModuleType:

@@ -6,9 +6,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from keras_relu import decomposition, models
+from keras_relu.class_filters import checked_rows
 from keras_relu.errors import UserError
 from keras_relu.export import export
-from keras_relu.layers.class_specific import ClassSpecificDense, checked_rows, class_specific_logits
+from keras_relu.layers.class_specific import ClassSpecificDense, class_specific_logits
 from keras_relu.runs import load_model
 
 EQUAL = [[3, 0], [1, 2], [4, 3]]

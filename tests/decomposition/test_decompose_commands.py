@@ -102,8 +102,8 @@ def test_csg(tmp_path, command):
     assert code == 0
     assert [row["order"] for row in answer["rows"]] == ["published", "corrected"]
     assert answer["standard_path"] is None
-    measured = ("--dataset", "digits", "--repetitions", 2, "--output", tmp_path / "gates")
-    code, answer, _ = command("csg", run, "--top-k", 5, *measured)
+    measured = ("--dataset", "digits", "--repetitions", 2)
+    code, answer, _ = command("csg", run, "--top-k", 5, *measured, "--output", tmp_path / "gates")
     assert code == 0
     assert answer["standard_path"]["correct"] == trained["correct"]
     assert read_table(tmp_path / "gates" / "csg_corrected_5.json").rows == answer["rows"][1]["indices"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_relu.decomposition.essential import essential, replaced, survivors
+from keras_relu.decomposition.noise import essential, replaced, survivors
 from keras_relu.errors import UserError
 
 CLASSES, FILTERS = 3, 8

@@ -12,7 +12,7 @@ from keras_relu.decomposition.head import feature_batches, hash_weights
 from keras_relu.decomposition.selection import ResponseStatistics
 from keras_relu.decomposition.tables import FilterTable
 from keras_relu.errors import UserError
-from keras_relu.evaluate import NonFiniteLogitsError, evaluate
+from keras_relu.evaluate import evaluate
 from keras_relu.runs import load_model
 
 
@@ -141,7 +141,7 @@ class TestValidate:
     def test_logits_that_are_not_finite(self, model, digits, tables):
         broken = keras.models.clone_model(model)
         broken.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
-        with pytest.raises(NonFiniteLogitsError, match="NaN or infinite"):
+        with pytest.raises(UserError, match="NaN or infinite"):
             decomposition.validate(broken, tables, digits)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_relu import decomposition
-from keras_relu.decomposition.finetune import PUBLISHED
+from keras_relu.decomposition.finetuning import PUBLISHED
 from keras_relu.decomposition.tables import FilterTable, read_table
 from keras_relu.errors import UserError
 from keras_relu.evaluate import evaluate

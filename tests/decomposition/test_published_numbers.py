@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from keras_relu import data, decomposition, models
-from keras_relu.decomposition import csg, information, validate
+from keras_relu.class_filters import masked_kernel
+from keras_relu.decomposition import csg, information
 from keras_relu.decomposition.comparison import compare_gates
-from keras_relu.decomposition.essential import essential, survivors
 from keras_relu.decomposition.head import find_head
+from keras_relu.decomposition.noise import essential, survivors
 from keras_relu.decomposition.selection import select
 from keras_relu.decomposition.tables import read_table
 
@@ -148,7 +149,7 @@ class TestResNet20:
 
     def correct(self, model, features, rows):
         head = find_head(model)
-        kernel = validate.masked_kernel(head.kernel, rows) if rows else head.kernel
+        kernel = masked_kernel(head.kernel, rows) if rows else head.kernel
         return int(survivors(*features, kernel, head.bias).sum())
 
     def test_the_original(self, model, features):
