@@ -43,6 +43,7 @@ Preset = Annotated[str, typer.Option(help="Settings to start from: default, or a
 ConfigFile = Annotated[str | None, typer.Option("--config", help="YAML file with settings; options given here win.")]
 SearchEpochs = Annotated[int | None, typer.Option(help="Passes that decide which ReLUs stay.")]
 FinetuneEpochs = Annotated[int | None, typer.Option(help="Passes with fixed masks.")]
+Budget = Annotated[str | None, typer.Option(help="ReLUs kept per image: 18841, 94k, or a fraction such as 0.1.")]
 Granularity = Annotated[str | None, typer.Option(help="One gate per element, channel or layer.")]
 ReduceBatch = Annotated[int | None, typer.Option("--batch-size", help="Global batch, over all replicas.")]
 NoDistillation = Annotated[bool, typer.Option("--no-distillation", help="Learn from labels alone.")]
@@ -55,9 +56,7 @@ def reduce(
     model: Model,
     dataset: DatasetName,
     output: Output,
-    budget: Annotated[
-        str | None, typer.Option(help="ReLUs kept per image: 18841, 94k, or a fraction such as 0.1.")
-    ] = None,
+    budget: Budget = None,
     budget_bytes: BudgetBytes = None,
     budget_seconds: BudgetSeconds = None,
     max_relu_layers: MaxReluLayers = None,
@@ -87,9 +86,8 @@ def reduce(
     given: dict[str, Any] = {"budget": budget, "replacement": replacement, "granularity": granularity}
     given |= {"batch_size": batch_size, "seed": seed}
     planner = PlanChoice(budget_bytes, budget_seconds, max_relu_layers, cost_preset)
-    planned = planner.wanted
     settings = _settings(preset, config, given, search_epochs, finetune_epochs, no_distillation, set_)
-    if not planned and "budget" not in settings:
+    if not planner.wanted and "budget" not in settings:
         raise UserError("A reduction needs --budget (ReLUs kept), or a limit for a plan such as --budget-bytes.")
     placed = strategy_for(strategy)
     from keras_relu import replacement as system
@@ -97,13 +95,13 @@ def reduce(
     from keras_relu.training.strategy import is_chief
 
     # A plan needs the network and its images; everything else is checked before they are read.
-    checked = system.ReduceConfig.parse({"budget": 0, **settings} if planned else settings)
+    checked = system.ReduceConfig.parse({"budget": 0, **settings} if planner.wanted else settings)
     facts = model_facts(model)
     choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)
     images = choice.load(facts)
     network = load_keras(model, trusted=trusted)
     plan = None
-    if planned:
+    if planner.wanted:
         extra, plan = planner.settings(network, images, settings, Path(output) if resume else None)
         checked = system.ReduceConfig.parse({**settings, **extra})
     record = {**checked.to_dict(), **choice.record(images)}
