@@ -250,7 +250,9 @@ class _Rebuild:
             self.tapped[site.name] = self.taps[site.name](x)
         source = self.sources.get(site.name)
         if source is not None and source not in self.tapped:
-            raise UserError(f"Site {site.name!r} cannot read {source!r}, which is not computed before it in this model.")
+            raise UserError(
+                f"Site {site.name!r} cannot read {source!r}, which is not computed before it in this model."
+            )
         outputs = made(x if source is None else [x, self.tapped[source]])
         if not isinstance(outputs, (list, tuple)):
             return outputs
@@ -265,7 +267,7 @@ class _Rebuild:
     def _new(self, layer: keras.layers.Layer, changes: dict[str, Any]) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
             prefix = f"{self.prefix}{layer.name}_"
-            makers = {"site": self.make_site, "layer": self.make_layer, "call": self.make_call}
+            makers: dict[str, Any] = {"site": self.make_site, "layer": self.make_layer, "call": self.make_call}
             return _Rebuild(require_functional(layer), prefix=prefix, **makers).run()
         made = self.make_layer(layer) if self.make_layer else None
         if made is not None:

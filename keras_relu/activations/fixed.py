@@ -128,8 +128,9 @@ class FixedActivation(keras.layers.Layer):
 
     def line(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(slope, constant) [C] in float64 where the whole site is a line, else None."""
-        whole = self._bits is None or not self._bits.any()
-        return (np.float64(self._rows[1]), np.float64(self._rows[0])) if whole and self.degree == 1 else None
+        if self._rows is None or len(self._rows) != 2 or (self._bits is not None and self._bits.any()):
+            return None
+        return np.asarray(self._rows[1], np.float64), np.asarray(self._rows[0], np.float64)
 
     def to_lowered(self) -> keras.layers.Layer:
         """The same function with as many comparisons as the mask keeps ReLUs, under the same name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -47,7 +48,8 @@ class LoweredActivation(FixedActivation):
 
     def _others(self, values: tf.Tensor, places: np.ndarray) -> tf.Tensor:
         """g at the elements `places` of the flattened image: [B, len(places)] -> the same shape."""
-        rows = np.asarray(self._rows)[:, places % self._bits.shape[-1]]
+        bits: Any = self._bits
+        rows: Any = np.asarray(self._rows)[:, places % bits.shape[-1]]
         return horner([tf.constant(row, values.dtype) for row in rows], values)
 
     def runtime_facts(self) -> dict[str, int]:

@@ -121,7 +121,8 @@ def cache(
     if sites and mapping:
         raise UserError("Give --sites or --mapping, not both.")
     facts = model_facts(model)
-    choice: dict[str, Any] = {"normalization": normalization, "validation_fraction": validation_fraction, "seed": seed, "limit": limit}
+    choice: dict[str, Any] = {"normalization": normalization, "validation_fraction": validation_fraction}
+    choice |= {"seed": seed, "limit": limit}
     pictures = load_dataset(dataset, data_dir, facts=facts, **choice)
     from keras_relu.induction import make_plan, write_cache
     from keras_relu.induction.build import flat_copy, prepare
@@ -169,7 +170,12 @@ def cluster(
     """Select prototypes and assign every induced neuron to one of them."""
     existing_file(mapping, "mapping")
     counts = parse_prototypes(prototypes)
-    given: dict[str, Any] = {"selection": selection, "association": association, "polarity": polarity, "constants": constants}
+    given: dict[str, Any] = {
+        "selection": selection,
+        "association": association,
+        "polarity": polarity,
+        "constants": constants,
+    }
     given |= {"ties": ties, "energy_images": energy_images, "seed": seed}
     existing_file(Path(cache) / "cache.json", "header of the cache")
     start_tensorflow()

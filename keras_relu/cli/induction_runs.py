@@ -254,7 +254,12 @@ def search(
     """Choose the sites and the number of prototypes for a number of comparisons, on validation images."""
     existing_file(model, "model")
     existing_file(Path(cache) / "cache.json", "header of the cache")
-    given: dict[str, Any] = {"selection": selection, "association": association, "polarity": polarity, "constants": constants}
+    given: dict[str, Any] = {
+        "selection": selection,
+        "association": association,
+        "polarity": polarity,
+        "constants": constants,
+    }
     given |= {"energy_images": energy_images, "seed": seed}
     counts = parse_prototypes(prototypes)
     start_tensorflow()

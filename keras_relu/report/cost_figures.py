@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def pareto_drawings(entries: Sequence[Entry], preset: str) -> list[Drawing]:
                     f"{key}-{preset}",
                     f"Accuracy against {label} under {preset}: {listed}.",
                     f"Test accuracy in percent against estimated {label} per image under {preset}; up and left is better.",
-                    lambda narrow, shown=shown, key=key, label=label: _pareto(shown, key, label, narrow),
+                    functools.partial(_pareto, shown, key, label),
                 )
             )
     return drawings
