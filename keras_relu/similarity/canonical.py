@@ -74,7 +74,8 @@ def pwcca(x: Any, y: Any, *, samples: str = "images") -> float:
     """Canonical correlations weighted by how much of X each explains, in [0, 1]; not symmetric.
 
     sum_i a_i rho_i / sum_i a_i with a_i = sum_j |<h_i, x_j>|, h_i the canonical variables of X: Morcos et al. (2018,
-    arXiv 1806.05759). Raises as `cca`.
+    arXiv 1806.05759). Where canonical correlations coincide (two layers that are linear in the same few inputs have several
+    of 1) the canonical variables, and with them this value, are determined up to a rotation only. Raises as `cca`.
     """
     return pwcca_of(moments_of(x, y, samples))
 

@@ -13,6 +13,9 @@ from keras_relu.similarity import get_measure
 
 __all__ = ["Comparison", "Parting", "Table"]
 
+# A smaller fall is that of a network compared with itself.
+_ROUNDING = 1e-9
+
 
 @dataclass
 class Table:
@@ -94,7 +97,7 @@ class Comparison:
         falls = [abs(b[1] - best) - abs(a[1] - best) for a, b in itertools.pairwise(found)]
         at = int(np.argmax(falls))
         (before, high), (layer, low) = found[at], found[at + 1]
-        if falls[at] <= 0:
+        if falls[at] <= _ROUNDING:
             text = f"{measure} never falls along the network; its value at the end is {found[-1][1]:.3f}."
         else:
             text = f"The networks part at {layer!r}: {measure} goes from {high:.3f} at {before!r} to {low:.3f}."
