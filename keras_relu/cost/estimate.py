@@ -61,7 +61,8 @@ class LayerCost:
 class Estimate:
     """A network under one preset and link, per image.
 
-    `comparison_bytes` are those of the comparisons alone, as the engine counts them; selections are a part of their own.
+    `comparison_bytes` are those of the comparisons, as the engine counts them: without the selections behind ReLUs, with
+    those inside max-pooling, which is one operation there.
     Totals are None where the preset lacks a constant that the network needs; `missing` names those. `relu_layers` are the
     sites that still compare, `linearised_layers` the reduced sites that do not.
     """
@@ -168,7 +169,8 @@ def estimate_work(
     transfer = 0.0 if "transfer" in preset.time_includes else _times(total_bytes, 8 / link.bits_per_second)
     latency = 0.0 if "latency" in preset.time_includes else _times(rounds, preset.round_trips_per_round * link.rtt_s)
     executed = sum(work.comparisons for work in works)
-    compared = _total(layer.part_bytes["comparison"] for layer in layers)
+    pooled = (preset.get("selection_bytes") or 0.0) * sum(work.pool_comparisons for work in works)
+    compared = _total([*(layer.part_bytes["comparison"] for layer in layers), pooled])
     return Estimate(
         preset=preset,
         link=link,
