@@ -186,7 +186,7 @@ def assign_state(model: keras.Model, quantized: keras.Model, state: dict[str, np
 def _state(model: keras.Model, quantized: keras.Model) -> dict[str, tf.Variable]:
     own = {layer.name: {_short(v) for v in layer.weights} for layer in model.layers}
     return {
-        f"{_inner_name(layer)}/{_short(variable)}": variable
+        f"{_inner_name(layer)}/{_short(variable).removeprefix(f'{layer.name}_')}": variable
         for layer in quantized.layers
         for variable in layer.weights
         if _short(variable) not in own.get(_inner_name(layer), ())
@@ -194,7 +194,7 @@ def _state(model: keras.Model, quantized: keras.Model) -> dict[str, tf.Variable]
 
 
 def _inner_name(layer: keras.layers.Layer) -> str:
-    # The library numbers its input layers through the process.
+    # The library numbers its input layers, and with them their variables, through the process.
     if isinstance(layer, QuantizeLayer):
         return "input"
     return layer.layer.name if isinstance(layer, keras.layers.Wrapper) else layer.name

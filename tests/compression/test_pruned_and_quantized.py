@@ -48,8 +48,14 @@ def signal_at(monkeypatch, step):
     module = sys.modules["keras_relu.training.supervised"]
     original = module.fit
 
-    def hooked(*args, **options):
-        return original(*args, on_step=lambda i: os.kill(os.getpid(), signal.SIGTERM) if i == step else None, **options)
+    def hooked(*args, on_step=None, **options):
+        def both(done):
+            if on_step is not None:
+                on_step(done)
+            if done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return original(*args, on_step=both, **options)
 
     monkeypatch.setattr(module, "fit", hooked)
 
@@ -231,7 +237,12 @@ class TestFile:
         images = digits.normalization.apply(digits.test.images[:64]).numpy()
         expected = load_model(quantized[0], quantized=True)(images, training=False).numpy()
         found = tflite.load(exported[0])(images)
-        assert np.mean(found.argmax(-1) == expected.argmax(-1)) >= 0.95
+        # The network knows nothing yet, so that its two best logits often lie closer together than int8 can tell apart.
+        ordered = np.sort(expected, axis=-1)
+        clear = ordered[:, -1] - ordered[:, -2] > 0.05 * np.ptp(expected)
+        assert clear.sum() >= 10
+        np.testing.assert_array_equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
+        assert np.abs(found - expected).max() < 0.1 * np.ptp(expected)
         assert np.mean(np.abs(found - expected)) < 0.1 * np.abs(expected).max()
         measured = evaluate(exported[0], digits.test, digits.normalization)
         assert measured["accuracy"] == pytest.approx(quantized[1]["accuracy"], abs=0.05)
