@@ -77,7 +77,7 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"include": ["block9_*"]}, "Unknown prunable layer 'block9_*'. Did you mean"),
+            ({"include": ["block9_*"]}, "Unknown prunable layer 'block9_*'. Allowed: block1_depthwise_conv"),
             ({"include": ["block1_expand_bn"]}, "Unknown prunable layer 'block1_expand_bn'"),
             ({"exclude": ["conv2d_3"]}, "Unknown prunable layer 'conv2d_3'"),
             ({"include": ["tail_*"], "exclude": ["tail_*"]}, "No layer of 'fusionet_small' is left to prune"),

@@ -178,6 +178,7 @@ def test_a_kill_within_the_fine_tuning(network, digits, tmp_path, monkeypatch):
 
 def test_the_originals_preset(network, digits, tmp_path):
     values = {**SETTINGS, **preset("original"), "mapping": {STEM: [STEM, "stage1_block1_relu1"]}, "prototypes": 12}
+    del values["energy_images"]
     config = PipelineConfig.parse({**values, "images": 60, "finetune": {**preset("original")["finetune"], "epochs": 0}})
     assert (config.association, config.polarity, config.constants, config.bn_images) == ("hamming", False, False, 0)
     original = preset("original")["finetune"]

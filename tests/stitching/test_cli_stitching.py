@@ -69,7 +69,7 @@ def test_stitch_train_writes_a_run_and_a_report(run):
     result = json.loads((folder / "result.json").read_text())
     assert result["accuracy"] == found["accuracy"]
     assert result["epochs"] == {"stitch": 1, "direct": 10}
-    assert result["command"].startswith("keras-relu ")
+    assert result["command"].startswith("keras-relu")
     assert result["parameters"]["target"] == "soft_2"
     page = (folder / "report.html").read_text()
     for words in (
