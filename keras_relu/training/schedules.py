@@ -149,7 +149,7 @@ def get_schedule(
         floor: value at the end of the curve; `constant` has none.
         hold_steps: the rate changes only every so many steps.
         options: of the curve: `first_period` (cosine_rst, in steps), `full_steps` (cosine_finetune), `milestones` and
-            `factor` (step), `power` (polynomial).
+            `factor` (step), `power` (polynomial), `segments` (segments; see `training.segments`).
 
     Raises:
         UserError: unknown name, an option without effect on this curve, a number out of range.
@@ -166,6 +166,8 @@ def get_schedule(
             )
     if name == "cosine_rst" and "first_period" not in options:
         raise UserError("The schedule 'cosine_rst' needs first_period, the number of steps before the first restart.")
+    if name == "segments" and "segments" not in options:
+        raise UserError("The schedule 'segments' needs segments, the list of its pieces.")
     _check_ranges(
         name, peak=peak, total_steps=total_steps, warmup_steps=warmup_steps, floor=floor, hold_steps=hold_steps
     )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from keras_relu.errors import UserError
 from keras_relu.training.schedules import SCHEDULES, get_schedule
 
-OPTIONS = {"cosine_rst": {"first_period": 10}}
+SEGMENTS = [{"rates": [0.1, 1.0]}, {"curve": "cosine", "epochs": 3, "start": 1.0, "end": 0.01}]
+OPTIONS = {"cosine_rst": {"first_period": 10}, "segments": {"segments": SEGMENTS}}
 
 
 def curve(name: str, steps: list[int], **options) -> list[float]:
@@ -60,12 +61,8 @@ class TestValues:
         np.testing.assert_allclose(values, [0.02, 0.04, 0.1, 0.1], rtol=1e-6)
 
 
-# Pieces have rates of their own: tests/experiments has their values.
-WHOLE = sorted(set(SCHEDULES) - {"segments"})
-
-
 class TestProperties:
-    @pytest.mark.parametrize("name", WHOLE)
+    @pytest.mark.parametrize("name", sorted(SCHEDULES))
     def test_graph_equals_eager_and_is_float32(self, name):
         schedule = get_schedule(name, peak=0.1, total_steps=50, warmup_steps=5, **OPTIONS.get(name, {}))
         compiled = tf.function(schedule)
@@ -74,7 +71,7 @@ class TestProperties:
             assert value.dtype == tf.float32
             assert float(value) == pytest.approx(float(schedule(step)), rel=1e-5)
 
-    @pytest.mark.parametrize("name", WHOLE)
+    @pytest.mark.parametrize("name", sorted(SCHEDULES))
     @settings(max_examples=15, deadline=None)
     @given(step=st.integers(0, 10_000), warmup=st.integers(0, 50))
     def test_stays_between_zero_and_the_peak(self, name, step, warmup):
@@ -95,6 +92,7 @@ class TestRefusals:
             ("constant", {"hold_steps": 5}, "no effect"),
             ("cosine_finetune", {"hold": 3}, "no option 'hold'"),
             ("cosine_rst", {}, "needs first_period"),
+            ("segments", {}, "needs segments"),
             ("cosine", {"warmup_steps": 10}, "warmup_steps must be in"),
             ("cosine", {"floor": 0.2}, "floor"),
             ("cosine", {"peak": 0.0}, "positive"),
