@@ -18,7 +18,22 @@ from keras_relu.report.sections import section, table
 
 __all__ = ["build_report", "load_results"]
 
-_KINDS = ("extract", "validate", "essential", "mutual-info", "csg", "selectivity")
+_LISTS = ("top_k", "filters", "indices", "matrix", "entropy", "mutual_information", "mutual_information_off_diagonal")
+_COUNTS = ("top_k", "correct", "accuracy", "loss", "per_class_correct", "parameters", "multiplications")
+# What a result of each kind must hold: keys of its own, the key of its entries, and theirs.
+_KINDS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
+    "extract": ((), "tables", (*_LISTS, "shared_filters")),
+    "mutual-info": ((), "tables", (*_LISTS, "shared_filters")),
+    "validate": (
+        ("model", "dataset", "split", "total", "per_class_total", "class_names", "original"),
+        "tables",
+        _COUNTS,
+    ),
+    "essential": (("class_names",), "tables", ("top_k", "noise", "groups", "total", "per_class_total")),
+    "csg": ((), "rows", (*_LISTS, "shared_filters", "order")),
+    "selectivity": (("layer", "selectivity", "mean", "median"), "", ()),
+}
+_TUNED = ("correct", "total", "accuracy", "loss", "top_k", "dataset", "head_parameters", "head_multiplications")
 
 
 def load_results(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
@@ -38,12 +53,28 @@ def _load(path: Path) -> dict[str, Any]:
         result = read_json(path / "result.json", "result of the run")
         if not isinstance(result, dict) or result.get("stage") != "decompose":
             raise UserError(f"The run {str(path)!r} is not a fine-tuning of a decomposed network.")
+        _require(path, result, _TUNED)
         return {**result, "kind": "finetune", "name": path.name}
     result = read_json(path, "result")
     kind = str(result.get("kind", "")).removeprefix("decompose-") if isinstance(result, dict) else ""
     if kind not in _KINDS:
         raise UserError(f"{str(path)!r} is no result of `keras-relu decompose`; write one with --save.")
+    own, place, keys = _KINDS[kind]
+    _require(path, result, (*own, place) if place else own)
+    entries = result[place] if place else []
+    if not isinstance(entries, list) or (place and not entries):
+        raise UserError(f"The result {str(path)!r} is damaged: {place!r} is no list of entries.")
+    for entry in entries:
+        _require(path, entry, keys)
     return {**result, "kind": kind, "name": path.name}
+
+
+def _require(path: Path, part: Any, keys: Iterable[str]) -> None:
+    missing = [key for key in keys if not isinstance(part, dict) or key not in part]
+    if missing:
+        raise UserError(
+            f"The result {str(path)!r} is damaged: it lacks {', '.join(missing)}. Write it again with --save."
+        )
 
 
 def build_report(
@@ -56,13 +87,26 @@ def build_report(
         figures_dir: each figure also goes there as `<name>.svg` and `<name>.png`.
 
     Raises:
-        UserError: as `load_results`; `output` is a directory or `figures_dir` a file.
+        UserError: as `load_results`; `output` is one of the results or a directory, or `figures_dir` a file.
         KerasReLUError: a file cannot be written.
     """
-    results = load_results(paths)
+    if any(Path(output).resolve() == Path(path).resolve() for path in paths):
+        raise UserError(f"The report would replace the result {str(output)!r}; choose another --output.")
+    results = _with_class_names(load_results(paths))
     parts = [part for make in _SECTIONS if (part := make(results))]
     names = [result["name"] for result in results]
     return sections.write_page("Decomposition", names, parts, output, figures_dir=figures_dir)
+
+
+def _with_class_names(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results that do not say what their classes are called borrow the names of one with as many classes."""
+    known = {len(names): names for result in results if (names := result.get("class_names"))}
+    borrowed = []
+    for result in results:
+        entries = result.get("tables") or result.get("rows") or [{}]
+        names = known.get(len(entries[0].get("indices", ())))
+        borrowed.append({**({"class_names": names} if names else {}), **result})
+    return borrowed
 
 
 def _of(results: Sequence[Mapping[str, Any]], *kinds: str) -> list[Mapping[str, Any]]:
@@ -83,8 +127,9 @@ def _accuracy(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         label = f"{run['name']}: {figures.table_label(run)}, fine-tuned"
         rows.append((label, run["correct"], run["total"], *_numbers(run, "head_parameters", "head_multiplications")))
     heads = ("last layer", "correct", "images", "accuracy", "loss", "parameters", "multiplications")
-    drawings = figures.curve_drawings(measured)
-    drawings += [figures.class_drawing(result, f"classes-{index}") for index, result in enumerate(measured, 1)]
+    drawings = figures.curve_drawings(measured, tuned)
+    for index, result in enumerate(measured, 1):
+        drawings += figures.class_drawings(result, f"classes-{index}")
     return section("Accuracy", [table("The last layer: accuracy and size.", heads, rows)], drawings)
 
 

@@ -18,7 +18,7 @@ from keras_relu.report import style
 from keras_relu.report.drawing import NARROW_IN, ROW_IN, WIDE_IN, Drawing
 
 __all__ = [
-    "class_drawing",
+    "class_drawings",
     "curve_drawings",
     "filter_drawing",
     "information_drawing",
@@ -32,6 +32,8 @@ Entry = Mapping[str, Any]
 # Beyond so many classes names cannot be read and cells cannot hold a number.
 _MOST_NAMED = 40
 _MOST_WRITTEN = 12
+# More bars than these per class cannot be told apart.
+_MOST_BARS = 4
 _MARKERS = "osD^vPX*"
 _GROUPS = (("influential", "noise at the influential filters", 0), ("other", "noise at all other filters", 1))
 
@@ -64,7 +66,21 @@ def _title(axes: Axes, text: str, left: float) -> None:
     axes.set_title(style.shorten(text, 50), x=x, loc="left", fontsize=10)
 
 
-def class_drawing(result: Entry, slug: str) -> Drawing:
+def class_drawings(result: Entry, slug: str) -> list[Drawing]:
+    """Accuracy per class in one figure, or in one figure per k where there are too many tables for one."""
+    parts: dict[float, list[Entry]] = defaultdict(list)
+    for entry in result["tables"]:
+        parts[entry["top_k"] if len(result["tables"]) > _MOST_BARS else 0].append(entry)
+    groups = [
+        entries[start : start + _MOST_BARS]
+        for _, entries in sorted(parts.items())
+        for start in range(0, len(entries), _MOST_BARS)
+    ]
+    slugs = [slug] if len(groups) == 1 else [f"{slug}-{number}" for number in range(1, len(groups) + 1)]
+    return [_class_drawing({**result, "tables": group}, name) for group, name in zip(groups, slugs, strict=True)]
+
+
+def _class_drawing(result: Entry, slug: str) -> Drawing:
     """Accuracy of every class with the original and with each decomposed last layer; changes alone for many classes."""
     labels = ", ".join(table_label(entry) for entry in result["tables"])
     alt = f"Accuracy per class of the original last layer and of the decomposed ones ({labels})."
@@ -152,20 +168,30 @@ def _filter_map(entry: Entry, names: Entry, narrow: bool) -> Figure:
     return figure
 
 
-def curve_drawings(results: Sequence[Entry]) -> list[Drawing]:
+def curve_drawings(results: Sequence[Entry], tuned: Sequence[Entry] = ()) -> list[Drawing]:
     """Accuracy against filters per class, one figure per model and data set; fine-tuned runs as single points."""
     groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for result in results:
         groups[str(result["model"]), str(result["dataset"])].append(result)
-    return [_curve(key, members, f"curve-{index}") for index, (key, members) in enumerate(groups.items(), 1)]
+    return [
+        _curve(key, members, [run for run in tuned if _belongs(run, key)], f"curve-{index}")
+        for index, (key, members) in enumerate(groups.items(), 1)
+    ]
 
 
-def _curve(key: tuple[str, str], results: list[Entry], slug: str) -> Drawing:
+def _belongs(run: Entry, key: tuple[str, str]) -> bool:
+    return str(run["dataset"]) == key[1] and run.get("arch") in (None, key[0])
+
+
+def _curve(key: tuple[str, str], results: list[Entry], tuned: list[Entry], slug: str) -> Drawing:
     points: dict[str, dict[float, float]] = defaultdict(dict)
     for result in results:
         for entry in result["tables"]:
             name = str(entry.get("rule") or "files without a manifest")
             points[name][entry["multiplications"] / len(result["per_class_total"])] = 100 * entry["accuracy"]
+    classes = len(results[0]["per_class_total"])
+    for run in tuned:
+        points[f"{run['name']}, fine-tuned"][run["head_multiplications"] / classes] = 100 * run["accuracy"]
     original = 100 * results[0]["original"]["accuracy"]
     told = "; ".join(
         f"{name}: " + ", ".join(f"{value:.2f} % at {k:g}" for k, value in sorted(line.items()))
@@ -194,6 +220,7 @@ def _curve_figure(
     axes.set_xlabel("Filters per class")
     axes.set_ylabel("Accuracy, %")
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6 if narrow else 12, integer=True))
     _title(axes, f"{key[0]} on {key[1]}: accuracy against k", 0.65)
     if narrow:
         figure.legend(handles=handles, loc="lower left", fontsize=8, borderaxespad=0.4)

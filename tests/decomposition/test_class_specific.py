@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from keras_relu import decomposition, models
+from keras_relu import counting, decomposition, models
 from keras_relu.class_filters import checked_rows
 from keras_relu.errors import UserError
 from keras_relu.export import export
@@ -68,6 +68,7 @@ def test_sizes_of_the_published_head():
     model = decomposition.decompose(models.build("resnet20"), rows)
     layer = model.get_layer("classifier")
     assert (layer.count_params(), layer.mac_count) == (60, 50)
+    assert counting.count(models.build("resnet20")).macs - counting.count(model).macs == 640 - 50
     assert model.count_params() - layer.count_params() == models.build("resnet20").count_params() - 650
 
 

@@ -1,7 +1,10 @@
 """The commands: what they print and write, and how they refuse bad input."""
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from keras_relu.cli import main
@@ -148,6 +151,8 @@ def test_report_of_saved_results(trained, files, tmp_path, command):
         (("validate", "{run}", "--indices", "{published}", "--dataset", "digits"), "filter"),
         (("mutual-info", "{absent}"), "does not exist"),
         (("mutual-info", "{published}", "--filters", "10"), "malformed"),
+        (("extract", "{run}", "--rule", "weight", "--augment", "--output", "x.json"), "have no effect"),
+        (("essential", "{run}", "-i", "{published}", "--repetitions", "1"), "at least 2"),
         (("csg", "{absent}"), "does not exist"),
         (("report", "{published}"), "no result of `keras-relu decompose`"),
     ],
@@ -176,6 +181,60 @@ def test_existing_index_files_are_kept(trained, tmp_path, command):
     assert target.read_text() == "mine"
     assert command(*arguments, "--overwrite")[0] == 0
     assert read_table(target).top_k == 2
+
+
+def test_save_destroys_nothing_but_earlier_results(published_file, tmp_path, command):
+    before = published_file.read_bytes()
+    code, _, message = command("mutual-info", published_file, "--save", published_file)
+    assert code == 2
+    assert "no earlier result of `decompose`" in message
+    assert published_file.read_bytes() == before
+    (tmp_path / "notes.txt").write_text("mine")
+    for taken in (tmp_path, tmp_path / "notes.txt"):
+        assert command("mutual-info", published_file, "--save", taken)[0] == 2
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for _ in range(2):
+        assert command("mutual-info", published_file, "--save", tmp_path / "saved.json")[0] == 0
+
+
+def test_directories_are_not_overwritten(trained, tmp_path, command):
+    (tmp_path / "folder.json").mkdir()
+    arguments = ("extract", trained, "--rule", "weight", "--top-k", 2, "--output", tmp_path / "folder.json")
+    code, _, message = command(*arguments, "--overwrite")
+    assert code == 2
+    assert "is a directory" in message
+    assert (tmp_path / "folder.json").is_dir()
+
+
+def test_gates_are_written_once(tmp_path, command):
+    np.savez(tmp_path / "gates.npz", csg=np.random.default_rng(0).random((3, 8)))
+    arguments = ("csg", tmp_path, "--top-k", "2,3", "--output", tmp_path / "lists")
+    assert command(*arguments)[0] == 0
+    assert len(list((tmp_path / "lists").glob("csg_*_[23].json"))) == 4
+    code, _, message = command(*arguments)
+    assert code == 2
+    assert "--overwrite" in message
+    assert command(*arguments, "--overwrite")[0] == 0
+
+
+def test_no_tensorflow_for_lists_and_argument_errors(published_file, tmp_path):
+    code = """
+import sys
+from keras_relu.cli import main
+codes = [
+    main(["decompose", "mutual-info", sys.argv[1], "--json"]),
+    main(["decompose", "extract", sys.argv[2], "--output", "x.json", "--rule", "frequencies"]),
+    main(["decompose", "extract", sys.argv[2], "--output", "x.txt"]),
+    main(["decompose", "essential", sys.argv[2], "-i", sys.argv[1], "--noise", "match"]),
+]
+assert codes == [0, 2, 2, 2], codes
+assert "tensorflow" not in sys.modules
+"""
+    job = subprocess.run([sys.executable, "-c", code, published_file, tmp_path], capture_output=True, text=True)
+    assert job.returncode == 0, job.stderr
+    assert "Did you mean 'frequency'?" in job.stderr
+    assert "must be named <name>.json" in job.stderr
+    assert "Did you mean 'matched'?" in job.stderr
 
 
 def test_help_does_not_load_tensorflow(capsys):

@@ -86,6 +86,9 @@ def saved(tmp_path):
         "total": 300,
         "accuracy": 0.9,
         "loss": 0.2,
+        "dataset": "digits",
+        "head_parameters": 9,
+        "head_multiplications": 6,
     }
     (run / "result.json").write_text(json.dumps(facts))
     return [*(tmp_path / f"{name}.json" for name in made), run]
@@ -105,7 +108,7 @@ def test_one_page_with_every_figure(saved, tmp_path):
 
 def test_many_classes_are_drawn_without_names(tmp_path):
     result = validation(60)
-    for made in (figures.class_drawing(result, "classes"), *figures.curve_drawings([result])):
+    for made in (*figures.class_drawings(result, "classes"), *figures.curve_drawings([result])):
         for narrow in (False, True):
             assert made.draw(narrow).axes
     rows = [[n % 8, (n + 1) % 8] for n in range(60)]
@@ -130,6 +133,45 @@ def test_every_drawing_says_its_numbers_in_words(saved, tmp_path):
     assert drawing.inline(curve).count("<svg") == 2
 
 
+def test_many_tables_are_drawn_k_by_k(tmp_path):
+    result = validation()
+    result["tables"] += [entry(2, 70, "response-weight"), entry(4, 71, "response-weight"), entry(2, 60, "random")]
+    drawings = figures.class_drawings(result, "classes")
+    assert [item.slug for item in drawings] == ["classes-1", "classes-2"]
+    assert "random, k = 2" in drawings[0].alt
+    assert "k = 4" not in drawings[0].alt
+    assert [len(item.draw(False).axes[0].containers) for item in drawings] == [5, 3]
+
+
+def test_fine_tuned_runs_are_points_of_the_curve_they_belong_to():
+    run = {"name": "tuned", "dataset": "digits", "head_multiplications": 6, "accuracy": 0.9}
+    (curve,) = figures.curve_drawings([validation()], [run, {**run, "name": "other", "arch": "resnet20"}])
+    assert "tuned, fine-tuned: 90.00 % at 2" in curve.alt
+    assert "other" not in curve.alt
+
+
+def test_lists_borrow_the_names_of_the_classes(saved, tmp_path):
+    build_report([saved[0], saved[2]], tmp_path / "report.html", figures_dir=tmp_path / "figures")
+    assert "airplane" in (tmp_path / "figures" / "filters-1.svg").read_text()
+
+
+@pytest.mark.parametrize("kind", ["validate", "essential", "extract", "csg", "selectivity"])
+def test_damaged_results_are_refused(tmp_path, kind):
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps({"kind": f"decompose-{kind}"}))
+    with pytest.raises(UserError, match=r"damaged\.json' is damaged: it lacks"):
+        load_results([path])
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"), [([], "no list of entries"), ({"0": 1}, "no list of entries"), ([1], "it lacks top_k")]
+)
+def test_damaged_entries_are_refused(tmp_path, tables, message):
+    (tmp_path / "damaged.json").write_text(json.dumps({**validation(), "tables": tables}))
+    with pytest.raises(UserError, match=message):
+        load_results([tmp_path / "damaged.json"])
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"kind": "decompose-else"}', '{"0": [1]}'])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "other.json").write_text(content)
@@ -148,6 +190,8 @@ def test_refusals(saved, tmp_path):
         load_results([tmp_path / "run"])
     with pytest.raises(UserError, match="is a directory"):
         build_report(saved, tmp_path)
+    with pytest.raises(UserError, match="would replace the result"):
+        build_report(saved, saved[0])
     with pytest.raises(UserError, match="is a file"):
         build_report(saved, tmp_path / "report.html", figures_dir=saved[0])
     assert not (tmp_path / "report.html").exists()

@@ -55,6 +55,10 @@ def test_family_of_files(tmp_path):
         write_table(table_path(tmp_path / "indices.json", size, several=True), FilterTable(ROWS, FACTS))
     names = [path.name for path in expand_paths([tmp_path / "indices.json"])]
     assert names == ["indices_0.5.json", "indices_5.json", "indices_10.json"]
+    (tmp_path / "indices_1.2.3.json").touch()
+    assert len(expand_paths([tmp_path / "indices.json"])) == 3
+    close = [table_path("indices.json", size, several=True) for size in (0.1234567, 0.1234568)]
+    assert close[0] != close[1]
     assert table_path("a/indices.json", 5, several=False).name == "indices.json"
     assert manifest_path(tmp_path / "indices_0.5.json").name == "indices_0.5.manifest.json"
     with pytest.raises(UserError, match=r"other\.json' does not exist"):
@@ -101,7 +105,19 @@ def test_pickles_directories_and_missing_files_are_refused(tmp_path):
         read_table(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"filters": "4"}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"filters": "4"}',
+        '{"filters": true}',
+        '{"filters": 0}',
+        '{"filters": 4, "top_k": "five"}',
+        '{"filters": 4, "rule": ["frequency"]}',
+        "{",
+    ],
+)
 def test_damaged_manifests_are_refused(tmp_path, content):
     path = tmp_path / "indices.json"
     write_table(path, FilterTable(ROWS, FACTS))
