@@ -126,11 +126,15 @@ def feature_model(model: keras.Model, layer: str | None = None) -> keras.Model:
 
 
 def check_fits(model: keras.Model, dataset: Dataset) -> None:
-    """Refuse a data set whose images or classes are not those of `model`.
+    """Refuse a data set whose images or classes are not those of `model`, and a model that has diverged.
 
     Raises:
-        UserError: another image size or number of classes.
+        UserError: another image size or number of classes, or a weight that is NaN or infinite.
     """
+    # Responses do not show it: a ReLU makes zeros of NaN.
+    diverged = next((weight.name for weight in model.weights if not np.isfinite(weight.numpy()).all()), None)
+    if diverged is not None:
+        raise UserError(f"Model {model.name!r} has diverged: its weight {diverged!r} is NaN or infinite.")
     shape, images = tuple(model.inputs[0].shape[1:]), tuple(dataset.image_shape)
     if len(shape) != len(images) or any(size not in (None, given) for size, given in zip(shape, images, strict=True)):
         raise UserError(f"Model {model.name!r} takes images {shape}, the data set {dataset.name!r} has {images}.")

@@ -137,6 +137,9 @@ class TestValidate:
             decomposition.validate(_network(classes=4), [FilterTable([[1]] * 4)], digits)
         with pytest.raises(UserError, match="takes images"):
             decomposition.validate(_network(size=9), tables, digits)
+        flat = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+        with pytest.raises(UserError, match=r"takes images \(64,\)"):
+            decomposition.validate(flat, [FilterTable([[1]] * 10)], digits)
 
     def test_logits_that_are_not_finite(self, model, digits, tables):
         broken = keras.models.clone_model(model)
@@ -168,6 +171,12 @@ class TestHead:
         entry = decomposition.validate(model, [table], digits)["decomposed"]
         assert evaluate(small, digits.test, digits.normalization)["correct"] == entry["correct"]
 
+    def test_a_layer_of_a_model_inside(self, digits):
+        body = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(5, 3, name="inner")], name="body")
+        parts = [keras.Input((8, 8, 1)), body, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+        (table,) = decomposition.extract(keras.Sequential(parts), digits, top_k=[2], layer="body_inner")
+        assert (table.facts["filters"], table.facts["layer"]) == (5, "body_inner")
+
     def test_a_head_without_bias(self, digits):
         inputs = keras.Input((8, 8, 1))
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3)(inputs))
@@ -186,6 +195,10 @@ class TestHead:
             decomposition.find_head(keras.Model(inputs, [conv, conv]))
         with pytest.raises(UserError, match="decomposed already"):
             decomposition.find_head(decomposition.decompose(model, [[1]] * 10))
+        second = keras.Input((8, 8, 1))
+        joined = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([inputs, second]))
+        with pytest.raises(UserError, match="2 inputs"):
+            decomposition.find_head(keras.Model([inputs, second], keras.layers.Dense(10)(joined)))
         with pytest.raises(UserError, match="Did you mean 'first_relu'"):
             decomposition.feature_model(model, "first_rel")
         sequence = keras.Model(inputs, keras.layers.Reshape((6, 60), name="sequence")(conv))
@@ -203,6 +216,12 @@ class TestRefusals:
             decomposition.extract(model, digits, top_k=[2], rule="weight", layer="first_relu")
         with pytest.raises(UserError, match="needs images"):
             decomposition.extract(model, None, top_k=[2])
+        broken = keras.models.clone_model(model)
+        broken.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+        with pytest.raises(UserError, match="weight of the last layer is NaN"):
+            decomposition.extract(broken, top_k=[2], rule="weight")
+        with pytest.raises(UserError, match="has diverged: its weight"):
+            decomposition.extract(broken, digits, top_k=[2])
 
     def test_a_class_without_images(self, model):
         images = data.load("digits", limit=256, validation_fraction=0)
