@@ -88,6 +88,10 @@ def export(
         raise UserError(f"{str(target)!r} exists; choose another output or pass overwrite=True (--overwrite).")
     _check_model(model)
     options = _tflite_options(model, format, int8, calibration)
+    if format == "tflite" and target.suffix != ".tflite":
+        raise UserError(
+            f"A TFLite file must end in .tflite, which is how other commands know it; received {str(target)!r}."
+        )
     with atomic_path(target) as temporary:
         report = FORMATS[format](model, temporary, tolerance, **options)
         record = {

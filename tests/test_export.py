@@ -63,6 +63,11 @@ class TestRefusals:
         export(model, tmp_path / "e", overwrite=True)
         assert not (tmp_path / "e" / "old").exists()
 
+    def test_a_tflite_file_of_another_ending(self, tmp_path, model):
+        with pytest.raises(UserError, match=r"must end in \.tflite.*'.*small'"):
+            export(model, tmp_path / "small", format="tflite")
+        assert not list(tmp_path.iterdir())
+
     def test_unknown_format(self, tmp_path, model):
         with pytest.raises(UserError, match="Did you mean 'savedmodel'"):
             export(model, tmp_path / "e", format="saved_model")

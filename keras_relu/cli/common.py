@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_relu.cli.quiet import start_tensorflow
-from keras_relu.config import merged
+from keras_relu.config import load_yaml, merged
 from keras_relu.errors import UserError
 from keras_relu.files import read_json
 from keras_relu.tflite import read_record
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchSize",
+    "ConfiguredSeed",
     "DataChoice",
     "DataDir",
     "DatasetName",
@@ -39,6 +40,7 @@ __all__ = [
     "StrategyName",
     "Trusted",
     "ValidationFraction",
+    "chosen_seed",
     "emit",
     "load_dataset",
     "load_keras",
@@ -59,6 +61,9 @@ ValidationFraction = Annotated[float, typer.Option(help="Part of the training im
 Limit = Annotated[int | None, typer.Option(help="Use at most so many training images.")]
 Output = Annotated[str, typer.Option("--output", "-o", help="Where the result goes; it must not exist.")]
 Seed = Annotated[int, typer.Option(help="Seed of the data split, data order, augmentation and initial weights.")]
+ConfiguredSeed = Annotated[
+    int | None, typer.Option("--seed", help="As elsewhere; default: the seed of the configuration file, or 0.")
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Global batch, over all replicas.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in --output, or start it.")]
 StrategyName = Annotated[str, typer.Option("--strategy", help="auto, one, mirrored or multiworker.")]
@@ -209,6 +214,18 @@ class DataChoice:
             "validation_fraction": self.validation_fraction,
             "limit": self.limit,
         }
+
+
+def chosen_seed(seed: int | None, config: str | None) -> int:
+    """`--seed` where it was given, else the `seed` of the configuration file, else 0; it also divides the images.
+
+    Raises:
+        UserError: the file cannot be read, or its seed is no whole number from 0.
+    """
+    value = seed if seed is not None else (load_yaml(config) if config else {}).get("seed", 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"seed: a whole number from 0 is needed, received {value!r}.")
+    return value
 
 
 def strategy_for(name: str) -> tf.distribute.Strategy | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_relu.cli.common import (
+    ConfiguredSeed,
     DataChoice,
     DataDir,
     DatasetName,
@@ -19,10 +20,10 @@ from keras_relu.cli.common import (
     Output,
     Overrides,
     Resume,
-    Seed,
     StrategyName,
     Trusted,
     ValidationFraction,
+    chosen_seed,
     emit,
     load_keras,
     merged,
@@ -65,7 +66,7 @@ def prune(
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: ConfiguredSeed = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Every = 200,
     trusted: Trusted = False,
@@ -73,6 +74,7 @@ def prune(
     json: Json = False,
 ) -> None:
     """Stage pruned: train on while weights are removed, depthwise kernels included; writes a run directory."""
+    seed = chosen_seed(seed, config)
     given = {"pointwise_sparsity": pointwise, "depthwise_sparsity": depthwise, "include": include, "exclude": exclude}
     given |= {"ramp_epochs": ramp_epochs, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr, "seed": seed}
     settings = _settings(model, config, given, set_)
@@ -100,7 +102,7 @@ def quantize(
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: ConfiguredSeed = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Every = 200,
     trusted: Trusted = False,
@@ -108,6 +110,7 @@ def quantize(
     json: Json = False,
 ) -> None:
     """Stage pqat: train with int8 rounding, every zero stays zero; writes a run directory."""
+    seed = chosen_seed(seed, config)
     given = {"exclude": exclude, "epochs": epochs, "batch_size": batch_size, "learning_rate": lr, "seed": seed}
     settings = _settings(model, config, given, set_)
     choice = DataChoice(dataset, data_dir, normalization, validation_fraction, seed, limit)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_relu.cli.common import (
+    ConfiguredSeed,
     DataChoice,
     DataDir,
     DatasetName,
@@ -23,6 +24,7 @@ from keras_relu.cli.common import (
     StrategyName,
     Trusted,
     ValidationFraction,
+    chosen_seed,
     emit,
     load_keras,
     merged,
@@ -61,7 +63,7 @@ def predict_relus(
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: ConfiguredSeed = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 = after every epoch.")] = 200,
     trusted: Trusted = False,
@@ -69,6 +71,7 @@ def predict_relus(
     json: Json = False,
 ) -> None:
     """Let ternary predictors decide a (pruned) network's ReLUs, and train around them; writes a run directory."""
+    seed = chosen_seed(seed, config)
     existing_file(model, "model")
     given: dict[str, Any] = {"mode": mode, "include": include or None, "exclude": exclude or None, "seed": seed}
     given |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": lr}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_relu.cli.common import (
+    ConfiguredSeed,
     DataChoice,
     DataDir,
     DatasetName,
@@ -19,10 +20,10 @@ from keras_relu.cli.common import (
     Output,
     Overrides,
     Resume,
-    Seed,
     StrategyName,
     Trusted,
     ValidationFraction,
+    chosen_seed,
     emit,
     load_keras,
     merged,
@@ -74,7 +75,7 @@ def reduce(
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: ConfiguredSeed = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Every = 200,
     trusted: Trusted = False,
@@ -82,6 +83,7 @@ def reduce(
     json: Json = False,
 ) -> None:
     """Cut a network's ReLUs to a budget: search, fine-tune, freeze, strip; writes a run directory."""
+    seed = chosen_seed(seed, config)
     existing_file(model, "model")
     given: dict[str, Any] = {"budget": budget, "replacement": replacement, "granularity": granularity}
     given |= {"batch_size": batch_size, "seed": seed}
@@ -151,7 +153,7 @@ def sweep(
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: ConfiguredSeed = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Every = 200,
     cell: Annotated[int | None, typer.Option(help="Run only this cell, from 0: one task of a Slurm array.")] = None,
@@ -160,6 +162,7 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Reduce to several budgets with several replacements: the curve of accuracy against ReLUs, and its report."""
+    seed = chosen_seed(seed, config)
     existing_file(model, "model")
     given = {"batch_size": batch_size, "seed": seed}
     settings = _settings(preset, config, given, search_epochs, finetune_epochs, no_distillation, set_)

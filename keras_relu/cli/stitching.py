@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_relu.cli.common import (
+    ConfiguredSeed,
     DataChoice,
     DataDir,
     DatasetName,
@@ -25,6 +26,7 @@ from keras_relu.cli.common import (
     StrategyName,
     Trusted,
     ValidationFraction,
+    chosen_seed,
     emit,
     load_dataset,
     load_keras,
@@ -79,7 +81,7 @@ def train(
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: ConfiguredSeed = None,
     strategy: StrategyName = "auto",
     checkpoint_every: Every = 200,
     trusted: Trusted = False,
@@ -87,6 +89,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train the map between two networks, match it directly too, and report both readings; writes a run directory."""
+    seed = chosen_seed(seed, config)
     given = {
         **{"init": init, "mask": mask, "target": target, "temperature": temperature, "rank": rank, "resize": resize},
         **{"l1": l1, "cka_weight": cka_weight, "fit_split": fit_split, "epochs": epochs, "batch_size": batch_size},

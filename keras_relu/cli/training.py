@@ -9,6 +9,7 @@ import typer
 
 from keras_relu.cli.common import (
     BatchSize,
+    ConfiguredSeed,
     DataChoice,
     DataDir,
     DatasetName,
@@ -23,6 +24,7 @@ from keras_relu.cli.common import (
     StrategyName,
     Trusted,
     ValidationFraction,
+    chosen_seed,
     emit,
     load_dataset,
     load_keras,
@@ -62,7 +64,7 @@ def train(
     normalization: NormalizationName = None,
     validation_fraction: ValidationFraction = 0.1,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: ConfiguredSeed = None,
     init_seed: Annotated[int | None, typer.Option(help="Seed of the initial weights alone; default: --seed.")] = None,
     order_seed: Annotated[
         int | None, typer.Option(help="Seed of batch order and augmentation alone; default: --seed.")
@@ -76,6 +78,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a network from scratch; writes a run directory."""
+    seed = chosen_seed(seed, config)
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": lr}
     given["seed"] = seed if order_seed is None else order_seed
     settings = merged(load_yaml(config) if config else {}, {k: v for k, v in given.items() if v is not None})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_relu.data import Normalization
-from keras_relu.errors import UserError, unknown_key
+from keras_relu.errors import KerasReLUError, UserError, unknown_key
 from keras_relu.stitching.config import TARGETS, DirectConfig, StitchConfig
 from keras_relu.stitching.pair import Joint
 from keras_relu.training import losses, optimizers, schedules
@@ -72,6 +72,10 @@ class _MapStep:
     def _descend(self, tape: tf.GradientTape, share: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """One update; `share` is this replica's part of the loss, computed under the tape. Returns the learning rate."""
         gradients, _ = optimizers.compute_gradients(tape, share, self.trained)
+        if any(gradient is None for gradient in gradients):
+            raise KerasReLUError(
+                "The loss does not depend on the stitch, which would stay as it is; please report this."
+            )
         rate = self.rate(step)
         self.optimizer.apply(zip(gradients, self.trained, strict=True), rate)
         return rate

@@ -182,6 +182,13 @@ class TestSettings:
             "reduce", small, *REDUCE, "--config", tmp_path / "a.yaml", "--output", out
         )
 
+    @pytest.mark.parametrize("value", ["-1", "x", "1.5", "true"])
+    def test_a_seed_in_a_file(self, refused, out, small, tmp_path, value):
+        (tmp_path / "s.yaml").write_text(f"seed: {value}\n")
+        arguments = ("--config", tmp_path / "s.yaml", "--output", out)
+        assert "seed: a whole number from 0 is needed" in refused("reduce", small, *REDUCE, *arguments)
+        assert "seed: a whole number from 0 is needed" in refused(*TRAIN, *arguments)
+
     def test_of_evaluate(self, refused, small):
         assert "batch_size is 0" in refused("evaluate", small, "--dataset", "digits", "--batch-size", "0")
         message = refused(

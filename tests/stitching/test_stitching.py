@@ -9,9 +9,10 @@ import tf_keras as keras
 from reference.small_networks import small_net
 
 from keras_relu import splitting, stitching
-from keras_relu.errors import UserError
+from keras_relu.errors import KerasReLUError, UserError
 from keras_relu.evaluate import evaluate
 from keras_relu.runs import Run, load_model
+from keras_relu.stitching import step
 from keras_relu.stitching.fit_split import fit_batches
 from keras_relu.stitching.saved import load_matrices, load_state
 
@@ -324,3 +325,9 @@ def test_readings_are_what_their_definitions_say(networks, digits):
     assert reading["logit_cka"] == pytest.approx(similarity.cka(z, z2), abs=1e-5)
     a1 = np.asarray(joint.pair.front(x), np.float64)
     assert found.layer["l2"] == pytest.approx(np.mean((a1 - a2) ** 2), rel=1e-4)
+
+
+def test_a_map_that_would_not_be_trained_is_no_result(networks, digits, monkeypatch):
+    monkeypatch.setattr(step.optimizers, "compute_gradients", lambda *given: ([None, None], 0.0))
+    with pytest.raises(KerasReLUError, match="would stay as it is"):
+        run_stitch(networks, digits, {"epochs": 1, "fit_images": 100})
