@@ -21,6 +21,7 @@ __all__ = [
     "kernels",
     "matching",
     "require_zeros",
+    "short_name",
     "sparsity_facts",
     "sparsity_table",
     "zero_masks",
@@ -66,7 +67,7 @@ def kernels(model: keras.Model) -> dict[str, tf.Variable]:
         inner = layer.layer if isinstance(layer, keras.layers.Wrapper) else layer
         if isinstance(inner, (TernaryConv2D, TernaryDepthwiseConv2D)):
             continue
-        own = {short: v for v in layer.weights if (short := _short(v)) in _KERNELS and v.shape.rank > 1}
+        own = {short: v for v in layer.weights if (short := short_name(v)) in _KERNELS and v.shape.rank > 1}
         for short, variable in own.items():
             found[inner.name if len(own) == 1 else f"{inner.name}/{short}"] = variable
     return found
@@ -171,11 +172,12 @@ def _masking(mask: tf.Tensor) -> Any:
     return lambda variable: variable * mask
 
 
-def _short(variable: tf.Variable) -> str:
+def short_name(variable: tf.Variable) -> str:
+    """The name without scopes and output number, `kernel` of `block1/conv/kernel:0`."""
     return variable.name.split(":")[0].split("/")[-1]
 
 
 def _facts(name: str, variable: tf.Variable) -> KernelFacts:
     value = variable.numpy()
-    kind = {"depthwise_kernel": "depthwise"}.get(_short(variable), "conv" if value.ndim > 2 else "dense")
+    kind = {"depthwise_kernel": "depthwise"}.get(short_name(variable), "conv" if value.ndim > 2 else "dense")
     return KernelFacts(name, kind, value.size, value.size - int(np.count_nonzero(value)))

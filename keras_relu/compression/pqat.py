@@ -12,6 +12,7 @@ from keras_relu import surgery
 from keras_relu.compression import quantization
 from keras_relu.compression.config import PqatConfig
 from keras_relu.compression.masks import require_zeros, sparsity_facts, zero_masks, zero_rules
+from keras_relu.compression.ranges import estimate_ranges
 from keras_relu.runs import Run, load_model
 from keras_relu.runs.quantized import save_quantized
 from keras_relu.training.checks import require_logits
@@ -47,8 +48,11 @@ def pqat(
     config = config if isinstance(config, PqatConfig) else PqatConfig.parse(config)
     require_logits(surgery.require_functional(model), dataset)
     masks = zero_masks(model)
+    ranged = quantization.quantize(model, exclude=config.exclude)
+    estimate_ranges(ranged, dataset.train, dataset.normalization)
     with (strategy or tf.distribute.get_strategy()).scope():
         quantized = quantization.quantize(model, exclude=config.exclude)
+        quantization.assign_state(model, quantized, quantization.collect_state(model, ranged))
     optimize(
         quantized,
         dataset,

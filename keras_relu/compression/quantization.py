@@ -26,7 +26,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.default_8bit.d
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 
 from keras_relu import surgery
-from keras_relu.compression.masks import matching
+from keras_relu.compression.masks import matching, short_name
 from keras_relu.compression.own_layers import OWN_OUTPUT, OWN_PASS, OWN_WITH_KERNEL, kernel_names
 from keras_relu.errors import UserError
 
@@ -156,8 +156,8 @@ def plain_model(model: keras.Model, quantized: keras.Model) -> keras.Model:
     plain = surgery.copy_model(model)
     learned = {_inner_name(layer): layer for layer in quantized.layers}
     for layer in plain.layers:
-        by_name = {_short(variable): variable for variable in learned[layer.name].weights} if layer.weights else {}
-        layer.set_weights([by_name[_short(variable)].numpy() for variable in layer.weights])
+        by_name = {short_name(variable): variable for variable in learned[layer.name].weights} if layer.weights else {}
+        layer.set_weights([by_name[short_name(variable)].numpy() for variable in layer.weights])
     return plain
 
 
@@ -184,12 +184,12 @@ def assign_state(model: keras.Model, quantized: keras.Model, state: dict[str, np
 
 
 def _state(model: keras.Model, quantized: keras.Model) -> dict[str, tf.Variable]:
-    own = {layer.name: {_short(v) for v in layer.weights} for layer in model.layers}
+    own = {layer.name: {short_name(v) for v in layer.weights} for layer in model.layers}
     return {
-        f"{_inner_name(layer)}/{_short(variable).removeprefix(f'{layer.name}_')}": variable
+        f"{_inner_name(layer)}/{short_name(variable).removeprefix(f'{layer.name}_')}": variable
         for layer in quantized.layers
         for variable in layer.weights
-        if _short(variable) not in own.get(_inner_name(layer), ())
+        if short_name(variable) not in own.get(_inner_name(layer), ())
     }
 
 
@@ -198,10 +198,6 @@ def _inner_name(layer: keras.layers.Layer) -> str:
     if isinstance(layer, QuantizeLayer):
         return "input"
     return layer.layer.name if isinstance(layer, keras.layers.Wrapper) else layer.name
-
-
-def _short(variable: tf.Variable) -> str:
-    return variable.name.split(":")[0].split("/")[-1]
 
 
 def _require_known(layer: keras.layers.Layer) -> None:
