@@ -51,6 +51,7 @@ NoDistillation = Annotated[bool, typer.Option("--no-distillation", help="Learn f
 Every = Annotated[
     int, typer.Option(help="Steps between checkpoints; 0 = after every epoch. A signal and the end always save.")
 ]
+_SHOWN = ("replacement", "budget", "relu_count", "relu_count_before", "accuracy", "baseline_accuracy", "val_accuracy")
 
 
 def reduce(
@@ -112,8 +113,7 @@ def reduce(
     with run.withdrawn_if_refused():
         known = {"arch": facts.get("arch", network.name), **({"plan": plan} if plan else {})}
         reduction = system.reduce(network, images, checked, run=run, resume=resume, facts=known, **options)
-    keys = ("replacement", "budget", "relu_count", "relu_count_before", "accuracy", "baseline_accuracy", "val_accuracy")
-    short = {"output": output, **{key: reduction.result[key] for key in keys}}
+    short = {"output": output, **{key: reduction.result[key] for key in _SHOWN}}
     emit(short, as_json=json, lines=[table(("result", ""), short.items())])
 
 
