@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tf_keras as keras
 
-from keras_relu.decomposition.head import check_fits, feature_batches, feature_model, find_head, hash_weights
+from keras_relu.decomposition.head import check_fits, feature_batches, feature_model, find_head
 from keras_relu.decomposition.selection import ResponseStatistics, check_rule, checked_sizes, select
 from keras_relu.decomposition.tables import FilterTable
 from keras_relu.errors import UserError
+from keras_relu.fingerprint import model_hash
 
 if TYPE_CHECKING:
     from keras_relu.data import Dataset
@@ -68,7 +69,7 @@ def extract(
         "last_layer": at_the_end,
         "rule": rule,
         "model": model.name,
-        "model_hash": hash_weights(model),
+        "model_hash": model_hash(model),
         **_data_facts(dataset if statistics else None, statistics, augment_seed),
     }
     return [_table(rule, size, statistics, kernel, facts) for size in sizes]

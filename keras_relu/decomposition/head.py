@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from keras_relu.splitting import unpack
 if TYPE_CHECKING:
     from keras_relu.data import Dataset, Normalization, Split
 
-__all__ = ["Head", "check_fits", "decompose", "feature_batches", "feature_model", "find_head", "hash_weights"]
+__all__ = ["Head", "check_fits", "decompose", "feature_batches", "feature_model", "find_head"]
 
 _ENDINGS = (keras.layers.Activation, keras.layers.Softmax)
 
@@ -175,12 +174,3 @@ def _augmentation(split: Split, seed: int) -> Callable[[tf.Tensor, int], tf.Tens
 
     key = tf.constant(np.random.SeedSequence(seed).generate_state(2), tf.int64)
     return lambda images, step: split.augmentation(images, step_seed(key, tf.constant(step, tf.int64)))
-
-
-def hash_weights(model: keras.Model) -> str:
-    """SHA-256 over all weights of `model`, their shapes and order: which trained instance an index file belongs to."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(f"{weight.dtype.str}{weight.shape}".encode())
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()

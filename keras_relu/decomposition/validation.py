@@ -10,10 +10,11 @@ import numpy as np
 import tf_keras as keras
 
 from keras_relu.class_filters import checked_rows, masked_kernel
-from keras_relu.decomposition.head import Head, check_fits, feature_batches, find_head, hash_weights
+from keras_relu.decomposition.head import Head, check_fits, feature_batches, find_head
 from keras_relu.decomposition.noise import dense_logits
 from keras_relu.decomposition.tables import FilterTable
 from keras_relu.errors import UserError
+from keras_relu.fingerprint import model_hash
 
 if TYPE_CHECKING:
     from keras_relu.data import Dataset, Split
@@ -58,7 +59,7 @@ def validate(
             tally.add(dense_logits(features, kernel, head.bias), labels, reference.argmax(axis=-1))
     total, biases = int(totals.sum()), head.dense.units if head.dense.use_bias else 0
     original = {**tallies[0].result(total), "parameters": kernels[0].size + biases, "multiplications": kernels[0].size}
-    trained = hash_weights(model)
+    trained = model_hash(model)
     entries = []
     for table, tally in zip(tables, tallies[1:], strict=True):
         count = sum(len(row) for row in table.rows)

@@ -17,6 +17,7 @@ from keras_relu.data import Normalization
 from keras_relu.errors import UserError
 from keras_relu.similarity import AffineMap
 from keras_relu.stitching.pair import Joint
+from keras_relu.training.recalibrate import reestimate_from
 
 __all__ = ["recalibrated"]
 
@@ -31,32 +32,12 @@ def recalibrated(
     Raises:
         UserError: the back network has no batch normalisation, or there is no batch.
     """
-    back = surgery.replace_layers(joint.pair.back, _without_dropout)
-    layers = [layer for layer in surgery.iter_layers(back) if isinstance(layer, keras.layers.BatchNormalization)]
-    if not layers:
+    copy = surgery.copy_model(joint.pair.back)
+    kernel, bias = tf.constant(affine.weight.T, tf.float32), tf.constant(affine.bias, tf.float32)
+    fronts = (joint.pair.front(normalization.apply(pictures), training=False) for pictures, _ in batches)
+    if not reestimate_from(copy, (joint.apply_weights(a1, kernel, bias) for a1 in fronts)):
         raise UserError(
             f"The back network behind {joint.pair.end_layer!r} has no batch normalisation; recalibrate_images must be 0."
         )
-    for layer in layers:
-        layer.trainable = True
-    kernel, bias = tf.constant(affine.weight.T, tf.float32), tf.constant(affine.bias, tf.float32)
-    seen = 0
-    for pictures, _ in batches:
-        a1 = joint.pair.front(normalization.apply(pictures), training=False)
-        for layer in layers:
-            # A running mean over all batches so far; the first replaces what was there.
-            layer.momentum = seen / (seen + 1.0)
-        back(joint.apply_weights(a1, kernel, bias), training=True)
-        seen += 1
-    if not seen:
-        raise UserError("Statistics cannot be re-estimated on no images; recalibrate_images must be at least 1.")
-    copy = surgery.copy_model(joint.pair.back)
-    copy.set_weights(back.get_weights())
     copy.trainable = False
     return copy
-
-
-def _without_dropout(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    if isinstance(layer, (keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianDropout)):
-        return keras.layers.Activation("linear", name=layer.name)
-    return None

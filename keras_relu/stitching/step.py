@@ -43,7 +43,7 @@ def target_loss(
 
 
 def batch_cka(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Linear CKA of the flattened representations of a batch, float32 scalar; 0 when one of them is constant."""
+    """Linear CKA of the flattened representations of a batch, float32 scalar; 0 (and no gradient) when one is constant."""
     grams = []
     for tensor in (x, y):
         flat = tf.reshape(tensor, [tf.shape(tensor)[0], -1])
@@ -51,7 +51,9 @@ def batch_cka(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         grams.append(tf.linalg.matmul(flat, flat, transpose_b=True))
     inner = tf.reduce_sum(grams[0] * grams[1])
     norms = tf.reduce_sum(tf.square(grams[0])) * tf.reduce_sum(tf.square(grams[1]))
-    return tf.math.divide_no_nan(inner, tf.sqrt(norms))
+    # The root of 0 has no gradient: 1 stands in before it is taken, not after.
+    determined = norms > 0.0
+    return tf.where(determined, inner / tf.sqrt(tf.where(determined, norms, tf.ones_like(norms))), tf.zeros_like(inner))
 
 
 class _MapStep:

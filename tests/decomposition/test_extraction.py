@@ -8,11 +8,12 @@ import tf_keras as keras
 
 from keras_relu import data, decomposition
 from keras_relu.data.splits import ArraySplit
-from keras_relu.decomposition.head import feature_batches, hash_weights
+from keras_relu.decomposition.head import feature_batches
 from keras_relu.decomposition.selection import ResponseStatistics
 from keras_relu.decomposition.tables import FilterTable
 from keras_relu.errors import UserError
 from keras_relu.evaluate import evaluate
+from keras_relu.fingerprint import model_hash
 from keras_relu.runs import load_model
 
 
@@ -48,7 +49,7 @@ def test_facts_of_a_table(model, digits, tables):
     assert facts["layer"] == "pool"
     assert (facts["rule"], facts["dataset"], facts["normalization"]) == ("frequency", "digits", "digits")
     assert facts["images"] == 256
-    assert facts["model_hash"] == hash_weights(model)
+    assert facts["model_hash"] == model_hash(model)
     assert 0 < facts["mean_mass"] < tables[1].facts["mean_mass"] < 1
 
 

@@ -151,4 +151,8 @@ def test_the_cka_of_a_batch_is_the_measure_and_never_nan():
     x, y = generator.normal(size=(12, 3, 3, 2)), generator.normal(size=(12, 4))
     found = step.batch_cka(tf.constant(x, tf.float32), tf.constant(y, tf.float32))
     assert float(found) == pytest.approx(similarity.cka(x, y), abs=1e-5)
-    assert float(step.batch_cka(tf.zeros([4, 2]), tf.ones([4, 3]))) == 0.0
+    constant = tf.Variable(tf.ones([4, 3]))
+    with tf.GradientTape() as tape:
+        nothing = step.batch_cka(tf.zeros([4, 2]), constant)
+    assert float(nothing) == 0.0
+    assert np.all(tape.gradient(nothing, constant).numpy() == 0.0)
