@@ -18,6 +18,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_impl impor
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import PruneLowMagnitude
 
 from keras_relu import surgery
+from keras_relu.compression.largest import largest
 from keras_relu.errors import UserError
 from keras_relu.training.optimizers import for_each_replica
 
@@ -129,11 +130,8 @@ class _GroupedPruning(Pruning):
         magnitudes = _by_group(tf.abs(weights), self.groups)
         size = magnitudes.shape[1]
         kept = tf.cast(tf.maximum(tf.round(size * (1.0 - tf.cast(sparsity, tf.float64))), 1.0), tf.int32)
-        values, order = tf.math.top_k(magnitudes, k=size)
-        places = order + size * tf.range(self.groups)[:, tf.newaxis]
-        chosen = tf.tile(tf.cast(tf.range(size) < kept, weights.dtype), [self.groups])
-        mask = tf.scatter_nd(tf.reshape(places, [-1, 1]), chosen, [self.groups * size])
-        return tf.reduce_min(values[:, kept - 1]), _from_groups(tf.reshape(mask, magnitudes.shape), weights.shape)
+        mask, thresholds = largest(magnitudes, kept)
+        return tf.reduce_min(thresholds), _from_groups(tf.cast(mask, weights.dtype), weights.shape)
 
 
 class PruneKernel(PruneLowMagnitude):
@@ -265,14 +263,19 @@ def strip(wrapped: keras.Model) -> keras.Model:
             return None
         plain = layer.layer
         kind = keras.layers.DepthwiseConv2D if isinstance(plain, PrunableDepthwiseConv2D) else type(plain)
-        layer.pruning_obj.weight_mask_op()
-        inner[plain.name] = (kind.from_config(plain.get_config()), plain.get_weights())
+        inner[plain.name] = (kind.from_config(plain.get_config()), _masked_weights(layer))
         return inner[plain.name][0]
 
     stripped = surgery.replace_layers(wrapped, make)
     for layer, weights in inner.values():
         layer.set_weights(weights)
     return stripped
+
+
+def _masked_weights(wrapper: PruneKernel) -> list[np.ndarray]:
+    # Read here, since the library's own masking takes variables of a distribution strategy only within its scope.
+    masks = {kernel.ref(): mask.numpy() for kernel, mask, _ in wrapper.pruning_vars}
+    return [variable.numpy() * masks.get(variable.ref(), 1) for variable in wrapper.layer.weights]
 
 
 def _groups(layer: keras.layers.Layer) -> int:
