@@ -61,6 +61,7 @@ def choose_layers(a: keras.Model, b: keras.Model, patterns: Sequence[str]) -> La
         names_a, names_b = list(dict.fromkeys(found_a)), list(dict.fromkeys(found_b))
         matched = [(names_a.index(x), names_b.index(y)) for x, y in zip(found_a, found_b, strict=True)]
         return LayerChoice(names_a, names_b, matched)
+    _refuse_unmatched(a, b, patterns)
     sites = {site.name for model in (a, b) for site in surgery.find_sites(model)}
     chosen = [_matching(model, patterns, sites) for model in (a, b)]
     for model, names in zip((a, b), chosen, strict=True):
@@ -80,11 +81,30 @@ def _matching(model: keras.Model, patterns: Sequence[str], sites: set[str]) -> l
             wanted |= {cut.name for cut in splitting.cuts(model) if cut.valid}
         elif pattern == "sites":
             wanted |= {*sites, model.output_names[0]}
-        elif any(mark in pattern for mark in "*?["):
-            wanted |= set(fnmatch.filter(comparable, pattern))
+        elif _is_pattern(pattern):
+            wanted |= set(_fitting(comparable, pattern))
         else:
             wanted.add(_one(model, pattern))
     return [name for name in comparable if name in wanted]
+
+
+def _is_pattern(text: str) -> bool:
+    return any(mark in text for mark in "*?[")
+
+
+def _fitting(names: Sequence[str], pattern: str) -> list[str]:
+    """Those that fit by their own name or by their original's."""
+    return [
+        name
+        for name in names
+        if any(fnmatch.fnmatchcase(known, pattern) for known in (name, splitting.original_name(name)) if known)
+    ]
+
+
+def _refuse_unmatched(a: keras.Model, b: keras.Model, patterns: Sequence[str]) -> None:
+    for pattern in filter(_is_pattern, patterns):
+        if not any(_fitting(_comparable(model), pattern) for model in (a, b)):
+            raise unknown_key(f"layer of {a.name!r} and {b.name!r}", pattern, _comparable(a))
 
 
 def _comparable(model: keras.Model) -> list[str]:

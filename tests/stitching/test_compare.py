@@ -7,7 +7,7 @@ import pytest
 import tf_keras as keras
 from reference.small_networks import small_net
 
-from keras_relu import similarity, splitting, stitching, surgery
+from keras_relu import models, similarity, splitting, stitching, surgery
 from keras_relu.errors import UserError
 from keras_relu.stitching.layers import choose_layers
 from keras_relu.stitching.spill import Spill, spilled
@@ -169,12 +169,19 @@ def test_choices_of_layers(networks):
     for patterns, match in (
         ([], "No layers"),
         (["bn3*"], "layer of"),
+        (["fc", "bn3*"], r"bn3\*"),
         (["bn9"], "Did you mean 'bn"),
         (["bn1:bn1", "bn2"], "cannot be mixed"),
         (["image:bn1"], "cannot be compared"),
     ):
         with pytest.raises(UserError, match=match):
             choose_layers(a, b, patterns)
+
+
+def test_patterns_reach_the_names_of_the_original():
+    network = splitting.unpack(models.build("resnet20", seed=None))
+    chosen = choose_layers(network, network, ["bn1", "layer3*add"]).a
+    assert chosen == ["stem_bn", *(f"stage3_block{block}_add" for block in (1, 2, 3))]
 
 
 def test_wrong_requests_are_refused(networks, digits):
