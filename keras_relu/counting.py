@@ -2,21 +2,19 @@
 
 All numbers are per image and read off static shapes; nothing is run. Layers of this package state their own facts by a
 method `site_facts() -> dict` (relu_count, comparison_count, polynomial_count, multiplications, multiplicative_depth);
-for the layers of tf_keras there is a table. What is not in it leads to a note, never to a silent zero. A layer that is
-called twice counts twice; models inside models are counted at each call.
+`layer_facts` has the tables for the layers of tf_keras. What is not in them leads to a note, never to a silent zero. A layer
+that is called twice counts twice; models inside models are counted at each call.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import tensorflow as tf
 import tf_keras as keras
 
-from keras_relu.errors import UserError, unknown_key
+from keras_relu import layer_facts
+from keras_relu.errors import unknown_key
 from keras_relu.surgery import require_functional
 
 __all__ = ["CONVENTIONS", "Counts", "SiteCount", "count"]
@@ -119,9 +117,9 @@ def count(model: keras.Model, *, convention: str = "relu") -> Counts:
         relu_count=sum(site.relu_count for site in sites),
         comparison_count=sum(site.comparison_count for site in sites),
         macs=tally.macs,
-        parameters=_size(v for v in model.weights if v.trainable),
-        state_parameters=_size(v for v in model.weights if not v.trainable),
-        trainable_parameters=_size(model.trainable_weights),
+        parameters=layer_facts.size_of(v for v in model.weights if v.trainable),
+        state_parameters=layer_facts.size_of(v for v in model.weights if not v.trainable),
+        trainable_parameters=layer_facts.size_of(model.trainable_weights),
         convention=convention,
         notes=notes,
         ternary_additions=tally.ternary_additions,
@@ -156,7 +154,7 @@ def _select(tally: _Tally, convention: str) -> tuple[list[SiteCount], list[str]]
 
 def _visit_model(model: keras.Model, prefix: str, tally: _Tally) -> None:
     calls: dict[int, int] = {}
-    for node in _nodes_in_order(model):
+    for node in layer_facts.nodes_in_order(model):
         layer = node.layer
         call = calls[id(layer)] = calls.get(id(layer), 0) + 1
         suffix = "" if call == 1 else f"_call{call}"
@@ -166,29 +164,35 @@ def _visit_model(model: keras.Model, prefix: str, tally: _Tally) -> None:
             _visit_layer(node, prefix, suffix, tally)
 
 
-def _nodes_in_order(model: keras.Model) -> Iterator[Any]:
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
-
-
 def _visit_layer(node: Any, prefix: str, suffix: str, tally: _Tally) -> None:
     layer = node.layer
-    tally.macs += _macs(node, tally)
+    products = layer_facts.products_of(node)
+    tally.macs += products.macs
+    tally.ternary_additions += products.ternary_additions
+    if products.note:
+        tally.notes.append(products.note)
     if hasattr(layer, "site_facts"):
         facts = layer.site_facts()
-        tally.sites.append(SiteCount(_name(layer, "", prefix, suffix), type(layer).__name__, _shape(node), **facts))
+        tally.sites.append(
+            SiteCount(
+                layer_facts.call_name(layer, "", prefix, suffix),
+                type(layer).__name__,
+                layer_facts.output_shape(node),
+                **facts,
+            )
+        )
         return
-    pool = _pool_comparisons(node)
-    kind = _kind_of_layer(layer) if pool is None else _Kind(comparisons=pool)
+    pool = layer_facts.pool_comparisons(node)
+    kind = layer_facts.kind_of_layer(layer) if pool is None else layer_facts.ActivationKind(comparisons=pool)
     if kind.note:
         tally.notes.append(f"Layer {layer.name!r} ({type(layer).__name__}): {kind.note}")
     if not kind.comparisons:
         return
-    elements = _elements(node)
+    elements = layer_facts.elements(node)
     site = SiteCount(
-        _name(layer, _part_name(layer, kind), prefix, suffix),
+        layer_facts.call_name(layer, _part_name(layer, kind), prefix, suffix),
         type(layer).__name__,
-        _shape(node),
+        layer_facts.output_shape(node),
         relu_count=elements if kind.relu else 0,
         comparison_count=elements * kind.comparisons,
     )
@@ -197,197 +201,8 @@ def _visit_layer(node: Any, prefix: str, suffix: str, tally: _Tally) -> None:
         tally.pools.add(site.name)
 
 
-def _name(layer: keras.layers.Layer, part: str, prefix: str, suffix: str) -> str:
-    name = layer.name.replace("/", "_").replace(".", "_") + part + suffix
-    return name if name.startswith(prefix) else prefix + name
-
-
-def _part_name(layer: keras.layers.Layer, kind: _Kind) -> str:
+def _part_name(layer: keras.layers.Layer, kind: layer_facts.ActivationKind) -> str:
     """What follows the name of a layer that does more than activate."""
     if isinstance(layer, keras.layers.Activation) or not getattr(layer, "activation", None):
         return ""
     return "_relu" if kind.relu else "_activation"
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    """Per-image shape of the first output of a node; refuses sizes that are not known."""
-    return _known(node.layer, tf.nest.flatten(node.outputs)[0].shape[1:])
-
-
-def _known(layer: keras.layers.Layer, shape: Any) -> tuple[int, ...]:
-    sizes = tuple(shape)
-    if None in sizes:
-        raise UserError(
-            f"Layer {layer.name!r} has the size {list(sizes)}, which is only known at run time. Counting needs fixed "
-            "sizes: build the model with an input_shape of fixed height and width."
-        )
-    return sizes
-
-
-def _elements(node: Any) -> int:
-    return math.prod(_shape(node))
-
-
-def _size(variables: Any) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
-
-
-# --- comparisons of tf_keras layers ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What an activation does to one element."""
-
-    relu: bool = False
-    comparisons: int = 0
-    note: str = ""
-
-
-_LINEAR = _Kind()
-_RELU = _Kind(True, 1)
-_RELU6 = _Kind(True, 2)
-_LEAKY = _Kind(comparisons=1, note="one comparison per element is counted, but it is not a plain ReLU.")
-_CLIPPED = _Kind(comparisons=2, note="two comparisons per element are counted, but it is not a plain ReLU.")
-_UNKNOWN = _Kind(note="its function was not recognised; what it compares is not counted.")
-
-_SMOOTH = ("elu", "exponential", "gelu", "mish", "selu", "sigmoid", "softmax", "softplus", "softsign", "swish", "tanh")
-_FUNCTIONS = {
-    keras.activations.linear: _LINEAR,
-    tf.identity: _LINEAR,
-    keras.activations.relu: _RELU,
-    tf.nn.relu: _RELU,
-    tf.nn.relu6: _RELU6,
-    tf.nn.leaky_relu: _LEAKY,
-    keras.activations.hard_sigmoid: _CLIPPED,
-    **{getattr(keras.activations, name): _Kind(note=f"{name} is not counted.") for name in _SMOOTH},
-}
-# Operations on Keras tensors, by their symbol.
-_OPERATIONS = {
-    "nn.relu": _RELU,
-    "nn.relu6": _RELU6,
-    "nn.leaky_relu": _LEAKY,
-    "math.maximum": _LEAKY,
-    "math.minimum": _LEAKY,
-    "clip_by_value": _CLIPPED,
-}
-_HARMLESS = frozenset(
-    f"{module}{name}"
-    for module, names in {
-        "__operators__.": ("add", "getitem", "mul", "sub", "truediv"),
-        "math.": ("add", "divide", "multiply", "reduce_mean", "reduce_sum", "square", "subtract"),
-        "compat.v1.": ("shape", "transpose"),
-        "nn.": ("bias_add",),
-        "": (
-            "cast",
-            "concat",
-            "expand_dims",
-            "identity",
-            "pad",
-            "reshape",
-            "shape",
-            "slice",
-            "split",
-            "squeeze",
-            "stack",
-        ),
-    }.items()
-    for name in names
-)
-_SMOOTH_LAYERS = (keras.layers.ELU, keras.layers.Softmax)
-_ONE_COMPARISON = (keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ThresholdedReLU)
-_MAX_POOLS = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D)
-_GLOBAL_MAX_POOLS = (keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D, keras.layers.GlobalMaxPooling3D)
-
-
-def _kind_of_layer(layer: keras.layers.Layer) -> _Kind:
-    symbol = getattr(layer, "symbol", None)
-    if symbol is not None:
-        return _LINEAR if symbol in _HARMLESS else _OPERATIONS.get(symbol, _UNKNOWN)
-    if isinstance(layer, keras.layers.ReLU):
-        return _kind_of_relu(layer)
-    if isinstance(layer, _ONE_COMPARISON):
-        return _LEAKY
-    if isinstance(layer, _SMOOTH_LAYERS):
-        return _Kind(note=f"{type(layer).__name__} is not counted.")
-    if isinstance(layer, keras.layers.Lambda) or not _is_known(layer):
-        return _UNKNOWN
-    return _kind_of_function(getattr(layer, "activation", None))
-
-
-def _is_known(layer: keras.layers.Layer) -> bool:
-    return type(layer).__module__.split(".")[0] in ("tf_keras", "keras_relu")
-
-
-def _kind_of_relu(layer: keras.layers.ReLU) -> _Kind:
-    bounded = layer.max_value is not None
-    if float(layer.negative_slope) or float(layer.threshold):
-        return _CLIPPED if bounded else _LEAKY
-    return _RELU6 if bounded else _RELU
-
-
-def _kind_of_function(activation: Any) -> _Kind:
-    if isinstance(activation, keras.layers.Layer):
-        return _kind_of_layer(activation)
-    if activation is None:
-        return _LINEAR
-    known = activation.__hash__ is not None and activation in _FUNCTIONS
-    return _FUNCTIONS[activation] if known else _UNKNOWN
-
-
-def _pool_comparisons(node: Any) -> int | None:
-    """Comparisons per output element of a layer that takes a maximum over elements; None for other layers."""
-    layer = node.layer
-    if isinstance(layer, _MAX_POOLS):
-        return math.prod(tf.nest.flatten(layer.pool_size)) - 1
-    if isinstance(layer, _GLOBAL_MAX_POOLS):
-        return math.prod(_input_shape(node)) // _elements(node) - 1
-    if isinstance(layer, (keras.layers.Maximum, keras.layers.Minimum)):
-        return len(node.keras_inputs) - 1
-    return None
-
-
-def _input_shape(node: Any) -> tuple[int, ...]:
-    return _known(node.layer, tf.nest.flatten(node.keras_inputs)[0].shape[1:])
-
-
-# --- multiply-accumulates -------------------------------------------------------------------------------------------
-
-_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-# Their tables and slopes have two or more dimensions, yet are not the kernel of a product.
-_WITHOUT_PRODUCTS = (keras.layers.Embedding, keras.layers.PReLU, keras.layers.LayerNormalization)
-_CONVS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-
-
-def _macs(node: Any, tally: _Tally) -> int:
-    layer = node.layer
-    if hasattr(layer, "additions_per_position"):
-        tally.ternary_additions += layer.additions_per_position() * _positions(layer, _shape(node))
-        return 0
-    if isinstance(layer, _TRANSPOSED):
-        return _size([layer.kernel]) * _positions(layer, _input_shape(node))
-    if isinstance(layer, _SEPARABLE):
-        return _size([layer.depthwise_kernel, layer.pointwise_kernel]) * _positions(layer, _shape(node))
-    if isinstance(layer, _DEPTHWISE):
-        return _size([layer.depthwise_kernel]) * _positions(layer, _shape(node))
-    if isinstance(layer, _CONVS):
-        return _size([layer.kernel]) * _positions(layer, _shape(node))
-    if isinstance(layer, keras.layers.Dense):
-        return _size([layer.kernel]) * math.prod(_shape(node)[:-1])
-    if hasattr(layer, "mac_count"):
-        return layer.mac_count
-    if not isinstance(layer, _WITHOUT_PRODUCTS) and not hasattr(layer, "site_facts"):
-        _note_unknown_products(layer, tally)
-    return 0
-
-
-def _positions(layer: keras.layers.Layer, shape: tuple[int, ...]) -> int:
-    """Pixels of a per-image shape, wherever its channels are."""
-    return math.prod(shape[1:] if layer.data_format == "channels_first" else shape[:-1])
-
-
-def _note_unknown_products(layer: keras.layers.Layer, tally: _Tally) -> None:
-    if any(len(weight.shape) >= 2 for weight in layer.weights):
-        tally.notes.append(f"Layer {layer.name!r} ({type(layer).__name__}): its multiply-accumulates are not counted.")

@@ -15,9 +15,10 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from keras_relu import counting
+from keras_relu import counting, layer_facts
 from keras_relu.layers.channel_affine import ChannelAffine
-from keras_relu.surgery import require_functional
+from keras_relu.layers.fake_quant import FakeQuant
+from keras_relu.surgery import iter_layers, require_functional
 
 __all__ = ["LayerWork", "work_of"]
 
@@ -74,12 +75,17 @@ def work_of(model: keras.Model) -> tuple[list[LayerWork], list[str]]:
         UserError: as `counting.count`.
     """
     notes = list(counting.count(model, convention="comparisons").notes)
+    notes.extend(
+        f"Layer {layer.name!r} (FakeQuant): its rounding, which a secure engine computes bit by bit, is not priced."
+        for layer in iter_layers(model)
+        if isinstance(layer, FakeQuant)
+    )
     works = list(_walk(require_functional(model), "", notes))
     return works, list(dict.fromkeys(notes))
 
 
 def _walk(model: keras.Model, prefix: str, notes: list[str]) -> Iterator[LayerWork]:
-    nodes = list(counting._nodes_in_order(model))
+    nodes = list(layer_facts.nodes_in_order(model))
     calls: dict[int, int] = defaultdict(int)
     positive = _non_negative(nodes)
     readers = _readers(nodes)
@@ -92,8 +98,8 @@ def _walk(model: keras.Model, prefix: str, notes: list[str]) -> Iterator[LayerWo
             continue
         facts = _facts(node, positive, readers, notes)
         if any(facts.values()):
-            name = counting._name(layer, "", prefix, suffix)
-            yield LayerWork(name, type(layer).__name__, counting._shape(node), **facts)
+            name = layer_facts.call_name(layer, "", prefix, suffix)
+            yield LayerWork(name, type(layer).__name__, layer_facts.output_shape(node), **facts)
 
 
 def _facts(node: Any, positive: set[int], readers: dict[int, list[Any]], notes: list[str]) -> dict[str, int]:
@@ -125,10 +131,11 @@ def _declared(facts: dict[str, int], relus: int) -> dict[str, int]:
 
 
 def _linear(node: Any, readers: dict[int, list[Any]]) -> dict[str, int]:
-    macs = counting._macs(node, counting._Tally())
+    # A ternary kernel is priced like any other: no engine here makes use of its three values.
+    macs = layer_facts.dense_macs(node) or layer_facts.products_of(node).macs
     if not macs:
         return {}
-    layer, shape = node.layer, counting._shape(node)
+    layer, shape = node.layer, layer_facts.output_shape(node)
     outputs = math.prod(shape)
     kernels = [weight for weight in layer.weights if len(weight.shape) >= 2]
     only_relu = all(_is_whole_relu(reader.layer) for reader in readers[id(node)]) and bool(readers[id(node)])
@@ -156,20 +163,20 @@ def _window_values(layer: keras.layers.Layer, macs: int) -> int:
 
 
 def _pooling(node: Any, positive: set[int]) -> dict[str, int]:
-    per_output = counting._pool_comparisons(node)
+    per_output = layer_facts.pool_comparisons(node)
     if per_output is not None:
-        comparisons = per_output * counting._elements(node)
+        comparisons = per_output * layer_facts.elements(node)
         levels = math.ceil(math.log2(per_output + 1))
         return {"comparisons": comparisons, "pool_comparisons": comparisons, "comparison_levels": levels}
     if not isinstance(node.layer, _MEANS):
         return {}
-    outputs = counting._elements(node)
+    outputs = layer_facts.elements(node)
     known = id(tf.nest.flatten(node.keras_inputs)[0]) in positive
     return {"constant_products": outputs, "known_signs": outputs if known else 0}
 
 
 def _normalisation(node: Any) -> dict[str, int]:
-    layer, elements = node.layer, counting._elements(node)
+    layer, elements = node.layer, layer_facts.elements(node)
     if isinstance(layer, ChannelAffine):
         return {"constant_products": elements, "weight_products": elements}
     if not isinstance(layer, keras.layers.BatchNormalization):
@@ -180,12 +187,12 @@ def _normalisation(node: Any) -> dict[str, int]:
 
 def _activation(node: Any) -> dict[str, int]:
     layer = node.layer
-    if counting._pool_comparisons(node) is not None:
+    if layer_facts.pool_comparisons(node) is not None:
         return {}
-    kind = counting._kind_of_layer(layer)
+    kind = layer_facts.kind_of_layer(layer)
     if not kind.comparisons:
         return {}
-    elements = counting._elements(node)
+    elements = layer_facts.elements(node)
     return {
         "relu_count": elements if kind.relu else 0,
         "comparisons": elements * kind.comparisons,
@@ -205,7 +212,7 @@ _ORDER_KEEPING = (
 
 
 def _is_whole_relu(layer: keras.layers.Layer) -> bool:
-    return not hasattr(layer, "site_facts") and counting._kind_of_layer(layer).relu
+    return not hasattr(layer, "site_facts") and layer_facts.kind_of_layer(layer).relu
 
 
 def _non_negative(nodes: list[Any]) -> set[int]:

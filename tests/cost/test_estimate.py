@@ -11,6 +11,8 @@ from keras_relu.cost.link import Link
 from keras_relu.cost.presets import get_preset
 from keras_relu.cost.work import work_of
 from keras_relu.errors import UserError
+from keras_relu.layers.fake_quant import FakeQuant
+from keras_relu.layers.ternary import TernaryConv2D, TernaryDepthwiseConv2D
 
 
 def by_name(model):
@@ -139,3 +141,18 @@ def test_what_is_unknown_is_refused(network):
         estimate(network, "nothing")
     with pytest.raises(UserError, match="kind of weights"):
         estimate(network, "spu-aby3-64", weights="mine")
+
+
+def test_predictors_are_priced_as_the_convolutions_they_are():
+    inputs = keras.Input((8, 8, 4))
+    x = FakeQuant(name="quant")(inputs)
+    x = TernaryConv2D(6, 3, padding="same", use_bias=False, name="ternary")(x)
+    model = keras.Model(inputs, TernaryDepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x))
+    works, notes = work_of(model)
+    plain = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(6, 3, padding="same", use_bias=False)])
+    (wanted,) = work_of(plain)[0]
+    found = {work.name: work for work in works}
+    for key in ("macs", "linear_outputs", "linear_weights", "linear_inputs"):
+        assert getattr(found["ternary"], key) == getattr(wanted, key) > 0
+    assert found["depthwise"].macs == 64 * 9 * 6
+    assert any("'quant'" in note and "not priced" in note for note in notes)
