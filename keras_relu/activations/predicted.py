@@ -14,31 +14,32 @@ from keras_relu.errors import UserError
 __all__ = ["PredictedReLU", "predicted_relu"]
 
 
-def predicted_relu(predictor: tf.Tensor, exact: tf.Tensor) -> tf.Tensor:
+def predicted_relu(predictor: tf.Tensor, exact: tf.Tensor, *, train_exact: bool = False) -> tf.Tensor:
     """h = exact where predictor > 0, 0 elsewhere.
 
     A negative `exact` value that is predicted to be live passes as it is. Gradient of the predictor: that of its own ReLU
-    output, dy [predictor > 0] (straight-through); of `exact`: zero.
+    output, dy [predictor > 0] (straight-through); of `exact`: zero, or with `train_exact` that of h, dy [predictor > 0].
 
     Args:
         predictor: pre-activation of the predictor, of the shape of `exact`.
         exact: pre-activation that the ReLU would have had.
+        train_exact: let the gradient through to `exact`, which the paper's training never does.
 
     Source: Olyaiy, Ng, Lis, ICS 2021 (10.1145/3447818.3460378); spec `fusion`, sections 4.2 and 4.3.
     """
     # Without the stop the backward pass would carry zeros through the whole exact path.
-    return _predicted(predictor, tf.stop_gradient(exact))
+    return _predicted(predictor, exact if train_exact else tf.stop_gradient(exact))
 
 
 @tf.custom_gradient
 def _predicted(predictor: tf.Tensor, exact: tf.Tensor) -> Any:
     live = predictor > 0
-    zeros = tf.zeros_like(exact)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.where(live, upstream, tf.zeros_like(upstream)), zeros
+        passed = tf.where(live, upstream, tf.zeros_like(upstream))
+        return passed, passed
 
-    return tf.where(live, exact, zeros), gradient
+    return tf.where(live, exact, tf.zeros_like(exact)), gradient
 
 
 @keras.saving.register_keras_serializable(package="keras_relu")
@@ -49,14 +50,15 @@ class PredictedReLU(keras.layers.Layer):
 
     Args:
         cascade: return (h, relu(predictor)): the predictor of the next ReLU reads the second.
+        train_exact: see `predicted_relu`.
 
     Raises:
         UserError: on build, anything but two inputs of one shape.
     """
 
-    def __init__(self, *, cascade: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, cascade: bool = False, train_exact: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cascade = cascade
+        self.cascade, self.train_exact = cascade, train_exact
 
     def build(self, input_shape: Any) -> None:
         """Checks that there are two inputs of one shape."""
@@ -70,7 +72,7 @@ class PredictedReLU(keras.layers.Layer):
 
     def call(self, inputs: Sequence[tf.Tensor]) -> Any:
         predictor, exact = inputs
-        kept = predicted_relu(predictor, exact)
+        kept = predicted_relu(predictor, exact, train_exact=self.train_exact)
         return (kept, tf.nn.relu(predictor)) if self.cascade else kept
 
     def site_facts(self) -> dict[str, int]:
@@ -85,7 +87,7 @@ class PredictedReLU(keras.layers.Layer):
         }
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "cascade": self.cascade}
+        return {**super().get_config(), "cascade": self.cascade, "train_exact": self.train_exact}
 
 
 def _shapes(input_shape: Any) -> list[tuple]:

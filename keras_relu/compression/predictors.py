@@ -42,6 +42,9 @@ class Predictors(Config):
     minimum: float = Field(-6.0, le=0, description="of those activations")
     maximum: float = Field(6.0, gt=0)
     hidden_minimum: float = Field(-6.0, le=0, description="inside a block, where they are never negative")
+    train_exact: bool = Field(
+        False, description="also train the exact paths around their predictors; False: frozen, as the originals did"
+    )
     regularizer: float = Field(0.0, ge=0, description="L2 of trained pointwise predictor kernels")
     include: list[str] | None = Field(None, description="names or patterns of sites; None: all blocks that widen")
     exclude: list[str] = Field([], description="names or patterns")
@@ -75,7 +78,7 @@ def insert_predictors(model: keras.Model, config: Predictors | None = None) -> k
     predicted = surgery.rewire(model, insertion)
     for site in chosen:
         _start_predictor(predicted, site)
-    _freeze(predicted, chosen, blocks, config.freeze)
+    _freeze(predicted, chosen, blocks, config)
     return predicted
 
 
@@ -156,7 +159,12 @@ class _Insertion:
         (exact,) = inputs
         block = self.blocks.get(site.name)
         read = lookup(site.source) if block is None else self._moved(self.own[block.first.name], block)
-        made = PredictedReLU(cascade=site.name in self.cascades, name=site.name, dtype=layer.dtype_policy)
+        made = PredictedReLU(
+            cascade=site.name in self.cascades,
+            train_exact=self.config.train_exact,
+            name=site.name,
+            dtype=layer.dtype_policy,
+        )
         output = made([self._predictor(site, read, hidden=block is not None), exact])
         if not made.cascade:
             return output
@@ -171,7 +179,11 @@ class _Insertion:
     def _predictor(self, site: ConvSite, read: Any, *, hidden: bool) -> Any:
         minimum = self.config.hidden_minimum if hidden else self.config.minimum
         name = f"{site.conv.name}{_SUFFIX}"
-        quantize = FakeQuant(minimum, self.config.maximum, bits=self.config.bits, name=f"{name}_quant")
+        # Trained exact paths bring a block's input its gradient; with the predictors' beside it, it would double per block.
+        reaches = hidden or not self.config.train_exact
+        quantize = FakeQuant(
+            minimum, self.config.maximum, bits=self.config.bits, pass_gradient=reaches, name=f"{name}_quant"
+        )
         return _renamed(site.norm)(self._ternary(site, name)(quantize(read)))
 
     def _ternary(self, site: ConvSite, name: str) -> keras.layers.Layer:
@@ -198,14 +210,17 @@ def _start_predictor(model: keras.Model, site: ConvSite) -> None:
     model.get_layer(f"{site.norm.name}{_SUFFIX}").set_weights(site.norm.get_weights())
 
 
-def _freeze(
-    model: keras.Model, chosen: Sequence[ConvSite], blocks: Sequence[Block], more: Iterable[str] | None
-) -> None:
-    names = {layer.name for site in chosen for layer in (site.conv, site.norm)}
-    predicted = {site.name for site in chosen}
-    whole = [block for block in blocks if {site.name for site in block.sites} <= predicted]
-    names |= {block.last.name for block in whole if block.kind == "bottleneck"}
-    if more is None:
+def _freeze(model: keras.Model, chosen: Sequence[ConvSite], blocks: Sequence[Block], config: Predictors) -> None:
+    names: set[str] = set()
+    more = config.freeze
+    if not config.train_exact:
+        names |= {layer.name for site in chosen for layer in (site.conv, site.norm)}
+        predicted = {site.name for site in chosen}
+        whole = [block for block in blocks if {site.name for site in block.sites} <= predicted]
+        names |= {block.last.name for block in whole if block.kind == "bottleneck"}
+    if more is None and config.train_exact:
+        more = []
+    elif more is None:
         more = next((layers for name, layers in _ORIGINAL.items() if fnmatch.fnmatchcase(model.name, name)), [])
     for pattern in more:
         hits = {layer.name for layer in model.layers if fnmatch.fnmatchcase(layer.name, pattern)}

@@ -38,6 +38,7 @@ class FakeQuant(keras.layers.Layer):
     Args:
         minimum, maximum: the range; it must hold 0.
         bits: 2 to 16.
+        pass_gradient: False: no gradient reaches the input.
 
     Raises:
         UserError: a range without 0 or a number of bits out of range.
@@ -45,19 +46,23 @@ class FakeQuant(keras.layers.Layer):
     Source: spec `fusion`, section 4.1; the values of TensorFlow's `fake_quant_with_min_max_args`.
     """
 
-    def __init__(self, minimum: float = -6.0, maximum: float = 6.0, *, bits: int = 4, **kwargs: Any) -> None:
+    def __init__(
+        self, minimum: float = -6.0, maximum: float = 6.0, *, bits: int = 4, pass_gradient: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if not minimum <= 0.0 <= maximum or minimum == maximum:
             raise UserError(f"FakeQuant needs a range that holds 0, received {minimum} to {maximum}.")
         if not 2 <= bits <= 16:
             raise UserError(f"FakeQuant takes 2 to 16 bits, received {bits}.")
         self.minimum, self.maximum, self.bits = float(minimum), float(maximum), bits
+        self.pass_gradient = pass_gradient
         steps = 2**bits - 1
         self._step = (self.maximum - self.minimum) / steps
         zero = min(max(math.floor(0.5 - self.minimum / self._step), 0), steps)
         self._indices = -zero, steps - zero
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        inputs = inputs if self.pass_gradient else tf.stop_gradient(inputs)
         return rounded(inputs, self._step, *self._indices)
 
     def levels(self) -> list[float]:
@@ -68,5 +73,5 @@ class FakeQuant(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        own = {"minimum": self.minimum, "maximum": self.maximum, "bits": self.bits}
+        own = {"minimum": self.minimum, "maximum": self.maximum, "bits": self.bits, "pass_gradient": self.pass_gradient}
         return {**super().get_config(), **own}

@@ -13,9 +13,11 @@ from keras_relu.compression.counts import count_fusion
 from keras_relu.compression.fusion_check import check_fusion
 from keras_relu.compression.predictors import Predictors, insert_predictors, predicted_sites
 from keras_relu.errors import UserError
-from keras_relu.layers.ternary import ternarise
+from keras_relu.layers.ternary import TernaryConv2D, TernaryDepthwiseConv2D, ternarise
 from keras_relu.runs import load_model
 
+EXACT = (("expand", ""), ("depthwise", "depthwise_"), ("project", ""))
+TernaryKernels = (TernaryConv2D, TernaryDepthwiseConv2D)
 IMAGES = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype("float32")
 
 
@@ -133,6 +135,34 @@ def test_gradient_into_the_block_input_goes_through_the_predictor(parent):
             x, y = tail(IMAGES)
             loss = tf.reduce_sum(y)
         assert bool(np.abs(tape.gradient(loss, x)).max() > 0) is expected
+
+
+def test_exact_paths_can_be_trained_around_their_predictors(parent, predicted):
+    """The same function; every layer learns, and a block's input gets its gradient from the exact path alone."""
+    model = insert_predictors(parent, Predictors(train_exact=True))
+    np.testing.assert_array_equal(model(IMAGES), predicted(IMAGES))
+    static = {v.name for layer in model.layers if isinstance(layer, TernaryKernels) for v in layer.weights}
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(IMAGES, training=True) ** 2)
+    variables = model.trainable_variables
+    assert {v.name for v in variables}.isdisjoint(static)
+    assert {f"block1_{part}_conv/{kernel}kernel:0" for part, kernel in EXACT} <= {v.name for v in variables}
+    assert all(np.abs(gradient).max() > 0 for gradient in tape.gradient(loss, variables))
+
+    model = insert_predictors(parent, Predictors(train_exact=True, include=["block2"]))
+    tail = keras.Model(model.input, [model.get_layer("block1_add").output, model.output])
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            x, y = tail(IMAGES)
+            loss = tf.reduce_sum(y)
+        return tape.gradient(loss, x).numpy()
+
+    norm = model.get_layer("block2_expand_bn")
+    gamma, *rest = norm.get_weights()
+    assert np.abs(gradient()).max() > 0
+    norm.set_weights([np.zeros_like(gamma), *rest])
+    np.testing.assert_array_equal(gradient(), 0.0)
 
 
 @pytest.mark.parametrize("mode", ["static", "ste", "projected"])

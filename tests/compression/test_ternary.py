@@ -172,15 +172,21 @@ def test_predicted_relu_values_and_gradients():
     np.testing.assert_array_equal(h, [[0.0, -4.0, 7.0, 0.0, 0.0]])
     np.testing.assert_array_equal(tape.gradient(h, z), [[0.0, 1.0, 1.0, 0.0, 0.0]])
     assert tape.gradient(h, exact) is None
+    with tf.GradientTape() as tape:
+        tape.watch(exact)
+        h = predicted_relu(z, exact, train_exact=True)
+    np.testing.assert_array_equal(h, [[0.0, -4.0, 7.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(tape.gradient(h, exact), [[0.0, 1.0, 1.0, 0.0, 0.0]])
     # With a perfect predictor it is the ReLU.
     np.testing.assert_array_equal(predicted_relu(exact, exact), tf.nn.relu(exact))
 
 
 def test_cascade_also_returns_the_predictors_own_relu():
     z, exact = tf.constant([[-1.0, 2.0]]), tf.constant([[3.0, -4.0]])
-    layer = PredictedReLU(cascade=True)
+    layer = PredictedReLU(cascade=True, train_exact=True)
     kept, own = layer([z, exact])
     np.testing.assert_array_equal(kept, [[0.0, -4.0]])
     np.testing.assert_array_equal(own, [[0.0, 2.0]])
     assert layer.site_facts()["relu_count"] == 2
-    assert PredictedReLU.from_config(layer.get_config()).cascade is True
+    made = PredictedReLU.from_config(layer.get_config())
+    assert (made.cascade, made.train_exact) == (True, True)

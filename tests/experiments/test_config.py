@@ -215,5 +215,6 @@ def test_every_recipe_is_read_by_someone():
         "vanilla_original",
         "pruned",
         "pruned_original",
+        "pred",
         "pred_original",
     }
