@@ -15,7 +15,6 @@ Source: specification `induction` of the design, sections 4.3 and 10.2 to 10.4.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from keras_relu import surgery
+from keras_relu import memory, surgery
 from keras_relu.errors import UserError, unknown_key
 from keras_relu.induction import bits
 from keras_relu.induction.cache import Cache
@@ -111,7 +110,7 @@ def energy_codes(
     *,
     polarity: bool = False,
     constants: bool = False,
-    memory_bytes: int = 3 * 2**27,
+    memory_bytes: int = 2**28,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """The code that loses the least energy for every neuron of `sites`, from a stream of images.
 
@@ -139,7 +138,7 @@ def energy_codes(
             codes[name], lost[name] = sums.choose(position, name, polarity, constants)
         # A traced function holds its variables in a cycle: without this the sums of all passes are in memory at the end.
         del sums
-        gc.collect()
+        memory.release()
     return codes, lost
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from keras_relu import surgery
+from keras_relu import memory, surgery
 from keras_relu.errors import UserError, unknown_key
 from keras_relu.files import atomic_path, read_json, write_json
 from keras_relu.fingerprint import model_hash
@@ -175,6 +175,7 @@ def write_cache(
             {"name": name, "shape": list(known[name].shape), "file": f"{name}.bits"} for name in names
         ]
         _write_bits(temporary, entries, sign_batches(probe, part, dataset.normalization), images)
+        memory.release()
         for entry in entries:
             entry["crc32"] = _checksum(temporary / str(entry["file"]))
         header = {**wanted, "model": model.name, "model_hash": model_hash(model), "convention": CONVENTION}
