@@ -114,8 +114,11 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
+def overrides(pairs: Sequence[str] | None, *, option: str = "--set") -> dict[str, Any]:
     """`["search.epochs=6"]` as `{"search": {"epochs": 6}}`; values are read as YAML scalars.
+
+    Args:
+        option: what a message calls such a pair.
 
     Raises:
         UserError: an entry without `=` or without a key.
@@ -126,7 +129,7 @@ def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         key, separator, text = pair.partition("=")
         if not separator or not key.strip():
-            raise UserError(f"--set needs key=value, received {pair!r}.")
+            raise UserError(f"{option} needs key=value, received {pair!r}.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -21,6 +21,7 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 Directory = Annotated[str, typer.Argument(help="A directory with an experiment.yaml.")]
 Root = Annotated[str, typer.Argument(help="A directory of the tree; everything below it is meant.")]
+Tree = Annotated[str, typer.Argument(envvar="EXP_PATH", help="A directory of the tree; everything below it is meant.")]
 Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file's.")]
 Training = Annotated[
     str | None, typer.Option("--training", help="true or false; default: train until there is a finished run.")
@@ -52,11 +53,11 @@ def run(
     from keras_relu.experiments.config import load_experiment
 
     asked = {"training": truth("--training", training), "pre_trained": truth("--pre-trained", pre_trained)}
-    experiment = load_experiment(directory, overrides(keys))
+    experiment = load_experiment(directory, overrides(keys, option="A setting"))
     placed = _strategy(strategy, gpus)
     from keras_relu.experiments.run import choose_mode, run_experiment
 
-    mode = choose_mode(experiment, **asked)
+    mode = choose_mode(experiment, **asked, output=output)
     options = {"checkpoint_every": checkpoint_every, "progress": not json} if mode.training else {}
     result = run_experiment(experiment, mode, output=output, data_dir=data_dir, strategy=placed, **options)
     emit(_short(experiment, result), as_json=json, lines=[table(("result", ""), _short(experiment, result).items())])
@@ -78,7 +79,7 @@ def chain(
     """
     from keras_relu.experiments.chain import plan_chain, run_chain
 
-    planned = plan_chain(root, overrides(keys))
+    planned = plan_chain(root, overrides(keys, option="A setting"))
     placed = _strategy(strategy, gpus)
 
     def say(experiment: Experiment, state: str) -> None:
@@ -99,7 +100,7 @@ def chain(
 
 
 @experiments.command("list")
-def list_(root: Root = "cnns", json: Json = False) -> None:
+def list_(root: Tree = "cnns", json: Json = False) -> None:
     """What is configured: every experiment with its network, parent and recipe."""
     from keras_relu.experiments.tree import find_experiments, in_order, list_rows
 
@@ -107,8 +108,8 @@ def list_(root: Root = "cnns", json: Json = False) -> None:
 
 
 @experiments.command("status")
-def status(root: Root = "cnns", json: Json = False) -> None:
-    """How far every experiment is, and its accuracy beside the published one."""
+def status(root: Tree = "cnns", json: Json = False) -> None:
+    """How far every experiment is, and its accuracy beside the published one; also of runs that --output put elsewhere."""
     from keras_relu.experiments.tree import find_experiments, in_order, status_rows
 
     _show(status_rows(in_order(find_experiments(root))), json)

@@ -63,7 +63,7 @@ def _jobs(
     from keras_relu.experiments.slurm import make_job, parse_sweep
 
     cells = parse_sweep(sweep or ())
-    planned = plan_chain(root, overrides(keys), parents_trained=False)
+    planned = plan_chain(root, overrides(keys, option="A setting"), parents_trained=False)
     if len(planned) > 1 and asked == (None, None):
         planned = [e for e in planned if progress_of(e.run_path).state != "done"]
     if cells and len(planned) > 1:

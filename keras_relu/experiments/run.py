@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from keras_relu.config import Config
 from keras_relu.errors import UserError
 from keras_relu.experiments.config import Experiment
+from keras_relu.experiments.places import note_run, runs_of
 from keras_relu.experiments.progress import progress_of
 from keras_relu.experiments.stages import STAGES, parse_settings
 
@@ -44,10 +45,16 @@ class Mode:
     pre_trained: bool
 
 
-def choose_mode(experiment: Experiment, training: bool | None, pre_trained: bool | None) -> Mode:
-    """The mode that was asked for; what was left open follows from whether the experiment has a finished run."""
+def choose_mode(
+    experiment: Experiment,
+    training: bool | None,
+    pre_trained: bool | None,
+    *,
+    output: str | os.PathLike | None = None,
+) -> Mode:
+    """The mode that was asked for; what was left open follows from whether there is a finished run in `output`."""
     if training is None and pre_trained is None:
-        finished = progress_of(experiment.run_path).state == "done"
+        finished = progress_of(_place(experiment, output)).state == "done"
         return Mode(not finished, finished)
     if training is None:
         return Mode(not pre_trained, bool(pre_trained))
@@ -81,9 +88,9 @@ def run_experiment(
     import tensorflow as tf
 
     strategy = strategy or tf.distribute.get_strategy()
-    mode = mode or choose_mode(experiment, None, None)
+    mode = mode or choose_mode(experiment, None, None, output=output)
     settings = parse_settings(experiment, replicas=strategy.num_replicas_in_sync)
-    path = experiment.run_path if output is None else Path(output)
+    path = _place(experiment, output)
     source = _source(experiment, mode, path)
     _require_precision(settings)
     dataset = _load_data(experiment, data_dir)
@@ -92,6 +99,10 @@ def run_experiment(
         path = path.with_name(f"{path.name}-{CONTINUED}") if mode.pre_trained else path
         return _train(experiment, settings, dataset, path, source=source, strategy=strategy, **options)
     return _evaluate(experiment, dataset, source)
+
+
+def _place(experiment: Experiment, output: str | os.PathLike | None) -> Path:
+    return experiment.run_path if output is None else Path(output)
 
 
 def require_same(
@@ -125,9 +136,16 @@ def _source(experiment: Experiment, mode: Mode, path: Path) -> Path | None:
     if progress_of(parent).state != "done":
         raise UserError(
             f"The experiment {str(experiment.directory)!r} starts from {str(experiment.parent)!r}, which has no finished "
-            f"run in {str(parent)!r} yet; train that first, or run the chain: keras-relu experiment chain."
+            f"run in {str(parent)!r} yet{_finished_elsewhere(experiment.parent)}; train that first, or run the chain: "
+            "keras-relu experiment chain."
         )
     return parent
+
+
+def _finished_elsewhere(directory: Path) -> str:
+    """The part of a message that names a run which would do if it lay where it is looked for."""
+    found = [path for path in runs_of(directory)[1:] if progress_of(path).state == "done"]
+    return f" (one is in {str(found[-1])!r}: move or link it there)" if found else ""
 
 
 def _require_precision(settings: Config) -> None:
@@ -199,6 +217,8 @@ def _train(
         chief=is_chief(strategy),
     )
     with run.withdrawn_if_refused():
+        if run.chief:
+            note_run(experiment, path)
         model = _model(experiment, dataset, source)
         known = {"arch": model.name, "experiment": experiment.directory.name}
         stage = STAGES[experiment.config.stage]

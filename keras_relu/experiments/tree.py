@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_relu.errors import UserError
 from keras_relu.experiments.config import CONFIG_FILE, Experiment, load_experiment
+from keras_relu.experiments.places import runs_of
 from keras_relu.experiments.progress import progress_of
 
 __all__ = ["find_experiments", "in_order", "list_rows", "status_rows"]
@@ -66,26 +67,27 @@ def list_rows(experiments: Iterable[Experiment]) -> list[dict[str, Any]]:
 
 
 def status_rows(experiments: Iterable[Experiment]) -> list[dict[str, Any]]:
-    """How far each experiment is: its state, epochs done, accuracy beside the original's."""
-    rows = []
-    for e in experiments:
-        progress = progress_of(e.run_path)
-        if progress.state == "configured" and e.parent is not None:
-            waits = progress_of(e.parent / "run").state != "done"
-        else:
-            waits = False
-        rows.append(
-            {
-                "experiment": str(e.directory),
-                "stage": e.config.stage,
-                "state": "waits for its parent" if waits else progress.state,
-                "epoch": progress.epoch,
-                "val_accuracy": progress.val_accuracy,
-                "accuracy": progress.accuracy,
-                "published_accuracy": e.config.published_accuracy,
-            }
-        )
-    return rows
+    """How far each experiment is: its state, epochs done, accuracy beside the original's.
+
+    One row for its run, or for its lack of one, and one for each other run of it that is known (`places.runs_of`).
+    """
+    return [_status(e, run) for e in experiments for run in runs_of(e.directory)]
+
+
+def _status(experiment: Experiment, run: Path) -> dict[str, Any]:
+    progress = progress_of(run)
+    parent = experiment.parent
+    waits = progress.state == "configured" and parent is not None and progress_of(parent / "run").state != "done"
+    return {
+        "experiment": str(experiment.directory),
+        "run": run.name if run.parent == experiment.directory else str(run),
+        "stage": experiment.config.stage,
+        "state": "waits for its parent" if waits else progress.state,
+        "epoch": progress.epoch,
+        "val_accuracy": progress.val_accuracy,
+        "accuracy": progress.accuracy,
+        "published_accuracy": experiment.config.published_accuracy,
+    }
 
 
 def _network(experiment: Experiment, by_place: dict[str, Experiment]) -> str | None:
