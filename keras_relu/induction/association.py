@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cached_mismatch", "energy_codes", "hamming_codes", "mismatch", "self_first"]
 
-_BATCH = 64
+_BATCH = 32
 _TILE = 8192
 # Relative difference of float32 sums that are equal but for their order.
 _ROUNDING = 1e-6
@@ -110,7 +111,7 @@ def energy_codes(
     *,
     polarity: bool = False,
     constants: bool = False,
-    memory_bytes: int = 2**28,
+    memory_bytes: int = 2**27,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """The code that loses the least energy for every neuron of `sites`, from a stream of images.
 
@@ -118,8 +119,7 @@ def energy_codes(
         model: its pre-activations are measured.
         prototypes: int64 [K], places in the flattened inducer.
         part: the split whose images are used, all of them.
-        memory_bytes: for the sums A, float32 [N, K] per site; sites that do not fit together take another pass over the
-            images.
+        memory_bytes: for the sums A, float32 [N, K] per site; neurons that do not fit take another pass over the images.
 
     Returns:
         ({site: int32 [N]}, {site: lost fraction of the energy sum x^2}).
@@ -128,50 +128,73 @@ def energy_codes(
         UserError: an unknown site, or a pre-activation that is not finite.
     """
     shapes = {site.name: site.shape for site in surgery.find_sites(model)}
-    codes: dict[str, np.ndarray] = {}
-    lost: dict[str, float] = {}
-    for names in _passes(sites, shapes, len(prototypes), memory_bytes):
-        sums = _Sums(surgery.preactivations(model, [inducer, *names]), normalization, prototypes, len(names))
+    codes: dict[str, list[np.ndarray]] = {name: [] for name in sites}
+    lost: dict[str, np.ndarray] = {name: np.zeros(2) for name in sites}
+    for tiles in _passes(sites, shapes, len(prototypes), memory_bytes):
+        names = list(dict.fromkeys(tile.site for tile in tiles))
+        probe = surgery.preactivations(model, [inducer, *names])
+        sums = _Sums(probe, normalization, prototypes, [(names.index(t.site), t.start, t.stop) for t in tiles])
         for images, _ in part.batches(_BATCH):
             sums.add(images)
-        for position, name in enumerate(names):
-            codes[name], lost[name] = sums.choose(position, name, polarity, constants)
+        for position, tile in enumerate(tiles):
+            chosen, energies = sums.choose(position, tile.site, polarity, constants)
+            codes[tile.site].append(chosen)
+            lost[tile.site] += energies
         # A traced function holds its variables in a cycle: without this the sums of all passes are in memory at the end.
         del sums
         memory.release()
-    return codes, lost
+    joined = {name: np.concatenate(parts) for name, parts in codes.items()}
+    return joined, {name: float(wrong / max(all_, 1e-30)) for name, (wrong, all_) in lost.items()}
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Neighbouring neurons of a site."""
+
+    site: str
+    start: int
+    stop: int
 
 
 def _passes(
     sites: Sequence[str], shapes: Mapping[str, tuple[int, ...]], prototypes: int, memory_bytes: int
-) -> Iterator[list[str]]:
-    """Neighbouring sites whose sums fit into the memory together; at least one at a time."""
-    names: list[str] = []
+) -> Iterator[list[_Tile]]:
+    """Neighbouring tiles whose sums fit into the memory together; at least one at a time."""
+    tiles: list[_Tile] = []
     taken = 0
     for name in sites:
         if name not in shapes:
             raise unknown_key("ReLU site", name, shapes)
-        size = 4 * math.prod(shapes[name]) * prototypes
-        if names and taken + size > memory_bytes:
-            yield names
-            names, taken = [], 0
-        names, taken = [*names, name], taken + size
-    if names:
-        yield names
+        neurons = math.prod(shapes[name])
+        for start in range(0, neurons, _TILE):
+            tile = _Tile(name, start, min(start + _TILE, neurons))
+            size = 4 * (tile.stop - start) * prototypes
+            if tiles and taken + size > memory_bytes:
+                yield tiles
+                tiles, taken = [], 0
+            tiles, taken = [*tiles, tile], taken + size
+    if tiles:
+        yield tiles
 
 
 class _Sums:
-    """The sums A [N, K], T [N] and E [N] of some sites, added up on the device batch by batch, in tiles of neurons."""
+    """The sums A [n, K], T [n] and E [n] of some tiles of neurons, added up on the device batch by batch.
 
-    def __init__(self, probe: keras.Model, normalization: Normalization, prototypes: np.ndarray, sites: int) -> None:
-        self.probe, self.normalization = probe, normalization
+    Args:
+        tiles: (which output of the probe behind the inducer's, first neuron, last + 1).
+    """
+
+    def __init__(
+        self,
+        probe: keras.Model,
+        normalization: Normalization,
+        prototypes: np.ndarray,
+        tiles: Sequence[tuple[int, int, int]],
+    ) -> None:
+        self.probe, self.normalization, self.tiles = probe, normalization, tiles
         self.indices = tf.constant(prototypes, tf.int32)
-        sizes = [math.prod(output.shape[1:]) for output in probe.outputs[1:]]
-        self.tiles = [[(at, min(at + _TILE, size)) for at in range(0, size, _TILE)] for size in sizes]
-        self.products = [
-            [tf.Variable(tf.zeros([stop - start, len(prototypes)])) for start, stop in tiles] for tiles in self.tiles
-        ]
-        self.totals = [tf.Variable(tf.zeros([2, size])) for size in sizes]
+        self.products = [tf.Variable(tf.zeros([stop - start, len(prototypes)])) for _, start, stop in tiles]
+        self.totals = [tf.Variable(tf.zeros([2, stop - start])) for _, start, stop in tiles]
         spec = tf.TensorSpec([None, *probe.input_shape[1:]], tf.uint8)
         self.add = tf.function(self._add, input_signature=[spec], autograph=False)
 
@@ -180,20 +203,18 @@ class _Sums:
         inducer, *induced = [tf.reshape(x, [tf.shape(x)[0], -1]) for x in outputs]
         bit = tf.gather(inducer, self.indices, axis=1) >= 0
         sign = tf.where(bit, 1.0, -1.0)
-        for x, tiles, products, totals in zip(induced, self.tiles, self.products, self.totals, strict=True):
-            x = tf.cast(x, tf.float32)
+        for (output, start, stop), product, totals in zip(self.tiles, self.products, self.totals, strict=True):
+            x = tf.cast(induced[output][:, start:stop], tf.float32)
             signed = x * tf.abs(x)
             totals.assign_add(tf.stack([tf.reduce_sum(signed, 0), tf.reduce_sum(x * x, 0)]))
-            for (start, stop), product in zip(tiles, products, strict=True):
-                product.assign_add(tf.matmul(signed[:, start:stop], sign, transpose_a=True))
+            product.assign_add(tf.matmul(signed, sign, transpose_a=True))
 
-    def choose(self, position: int, name: str, polarity: bool, constants: bool) -> tuple[np.ndarray, float]:
-        """(codes [N], lost fraction of the energy) of one site."""
+    def choose(self, position: int, name: str, polarity: bool, constants: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(codes [n], [lost energy, all energy]) of one tile, of the site `name`."""
         signed, energy = self.totals[position].numpy().astype(np.float64)
         if not np.isfinite(energy).all():
             raise UserError(f"The pre-activations of site {name!r} are NaN or infinite on some image.")
-        parts = [self._tile(product, polarity) for product in self.products[position]]
-        costs, codes = (np.concatenate(both, axis=1) for both in zip(*parts, strict=True))
+        costs, codes = self._best(self.products[position], polarity)
         if constants:
             fixed = np.full((1, len(signed)), 2 * len(self.indices))
             # A prototype that is always on has the same sum up to rounding.
@@ -201,9 +222,9 @@ class _Sums:
             costs = np.concatenate([-signed[None] - head_start, signed[None] - head_start, costs])
             codes = np.concatenate([fixed, fixed + 1, codes])
         lost = np.maximum(energy + costs.min(0), 0.0).sum() / 2
-        return _choose(costs, codes), float(lost / max(energy.sum(), 1e-30))
+        return _choose(costs, codes), np.array([lost, energy.sum()])
 
-    def _tile(self, product: tf.Variable, polarity: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _best(self, product: tf.Variable, polarity: bool) -> tuple[np.ndarray, np.ndarray]:
         """(costs [1 or 2, n], codes [1 or 2, n]) of the best prototype and, with polarity, the best complement."""
         # NumPy takes the first of equal sums; TensorFlow promises none.
         table = product.numpy()
