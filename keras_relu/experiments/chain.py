@@ -11,7 +11,7 @@ from keras_relu.errors import UserError
 from keras_relu.experiments.config import Experiment, load_experiment
 from keras_relu.experiments.progress import progress_of
 from keras_relu.experiments.run import Mode, require_same, run_experiment
-from keras_relu.experiments.stages import STAGES
+from keras_relu.experiments.stages import STAGES, parse_settings
 from keras_relu.experiments.tree import find_experiments, in_order
 
 __all__ = ["overrides_for", "plan_chain", "run_chain"]
@@ -80,6 +80,9 @@ def run_chain(
     """
     import tf_keras as keras
 
+    # A wrong key of a late stage must not show up after hours in the first.
+    for experiment in experiments:
+        parse_settings(experiment)
     results = []
     for experiment in experiments:
         if progress_of(experiment.run_path).state == "done":

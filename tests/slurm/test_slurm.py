@@ -78,7 +78,11 @@ def until(condition, what: str):
 
 
 def hurry(environment: dict[str, str], job: str) -> None:
-    """A requeued job need not wait until Slurm's credential of the first start has expired."""
+    """A requeued job need not wait until Slurm's credential of the first start has expired.
+
+    Only its seconds must differ: a start in the second in which the first was revoked is killed as revoked.
+    """
+    time.sleep(2)
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, capture_output=True)
 
 
