@@ -54,12 +54,13 @@ class Predictors(Config):
 
 
 def insert_predictors(model: keras.Model, config: Predictors | None = None) -> keras.Model:
-    """A copy of `model` in which predictors decide its ReLUs, and the exact paths are frozen (spec section 4.4).
+    """A copy of `model` in which predictors decide its ReLUs, and the exact paths are frozen (spec section 4.4) or,
+    with `train_exact`, trained around them.
 
     The new layers are `<convolution>_predictor_quant`, `<convolution>_predictor` and `<normalisation>_predictor`; the
     `PredictedReLU` keeps the name of the ReLU. A predictor starts as the ternarised kernel and the normalisation of the
-    exact path. Frozen: convolutions and normalisations of the predicted sites, and the projection of a bottleneck both of
-    whose sites are predicted. All other layers stay as they are, trainable or not.
+    exact path. Frozen without `train_exact`: convolutions and normalisations of the predicted sites, and the projection
+    of a bottleneck both of whose sites are predicted. All other layers stay as they are, trainable or not.
 
     Args:
         model: functional; its blocks or convolution + normalisation + ReLU sites are not nested in other models.

@@ -131,12 +131,12 @@ class Run:
             )
 
     @contextlib.contextmanager
-    def withdrawn_if_refused(self) -> Iterator[None]:
-        """Within the block, a UserError of a run that has just been made removes its directory again, so that the
+    def withdrawn_if_refused(self, error: type[Exception] = UserError) -> Iterator[None]:
+        """Within the block, an `error` of a run that has just been made removes its directory again, so that the
         corrected command meets no leftover of the wrong one."""
         try:
             yield
-        except UserError:
+        except error:
             if self.chief and self._new and not any(self.checkpoints.glob("*.npz")):
                 _remove(self.path)
             raise

@@ -11,7 +11,7 @@ from keras_relu.cost.link import Link
 from keras_relu.cost.lowered import lower_run, pays_under
 from keras_relu.cost.presets import get_preset
 from keras_relu.cost.work import work_of
-from keras_relu.errors import UserError
+from keras_relu.errors import KerasReLUError, UserError
 from keras_relu.folding import fold_affine
 from keras_relu.replacement import lifecycle
 
@@ -122,6 +122,13 @@ def test_what_others_read_is_not_folded():
     folded = fold_affine(model)
     np.testing.assert_allclose(folded(images), model(images), rtol=1e-5, atol=1e-5)
     assert type(folded.get_layer("bn")).__name__ == "ChannelAffine"
+
+
+def test_a_lowered_model_that_computes_something_else_is_not_left_behind(reduced, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_relu.cost.lowered.TOLERANCE", -1.0)
+    with pytest.raises(KerasReLUError, match="please report"):
+        lower_run(reduced["line"], tmp_path / "run", parent="parent", facts={})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_lowered_run_is_checked_and_survives_loading(reduced, images, tmp_path):

@@ -222,7 +222,7 @@ def test_probe_accepts_an_answer(monkeypatch):
             return False
 
     monkeypatch.setattr(prepared.urllib.request, "urlopen", lambda request, timeout: Answer())
-    prepared._probe("http://example.org/x")
+    assert prepared._probe("http://example.org/x") is None
 
 
 def test_record_length_field_is_not_trusted(tmp_path):
