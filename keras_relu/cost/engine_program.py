@@ -131,9 +131,12 @@ class _Parties:
     def _answers(self) -> list[Any]:
         answers = []
         for rank, pipe in enumerate(self.pipes):
-            while not pipe.poll(0.2):
+            while True:
+                # Asked before every wait: many short answers must not add up to more than the limit.
                 if time.monotonic() > self.deadline:
                     raise _EngineError("the time limit was reached")
+                if pipe.poll(0.2):
+                    break
                 if self.processes[rank].exitcode is not None:
                     raise _EngineError(f"party {rank} ended with exit code {self.processes[rank].exitcode}")
             try:
