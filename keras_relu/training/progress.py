@@ -53,8 +53,9 @@ class Progress:
             self._bar.update(self._task, logs=describe(logs))
 
     def epoch(self, epoch: int, epochs: int, logs: Mapping[str, float]) -> None:
-        """One line for a finished epoch, counted from 1."""
-        line = f"{self.phase} epoch {epoch}/{epochs}: {describe(logs)}"
+        """One line for a finished epoch, counted from 1; numbers of single layers (`metric/layer`) are left to metrics.csv."""
+        whole = {key: value for key, value in logs.items() if "/" not in key}
+        line = f"{self.phase} epoch {epoch}/{epochs}: {describe(whole)}"
         if self._bar is not None:
             self._bar.console.print(line, highlight=False)
         elif self.enabled:

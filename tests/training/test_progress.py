@@ -19,6 +19,12 @@ def test_a_line_per_epoch_without_a_terminal(capsys):
     assert capsys.readouterr().err == "search epoch 1/2: loss 0.25, accuracy 0.1235, seconds 3\n"
 
 
+def test_the_line_leaves_out_numbers_of_single_layers(capsys):
+    with Progress("pred", 10) as progress:
+        progress.epoch(1, 1, {"val_predictor_recall": 0.9, "val_recall/block1_expand_relu": 0.8})
+    assert capsys.readouterr().err == "pred epoch 1/1: val_predictor_recall 0.9\n"
+
+
 def test_nothing_when_disabled(capsys):
     show(enabled=False)
     assert capsys.readouterr().err == ""
